@@ -1,0 +1,20 @@
+//! The pauses that keep a busy database's WAL small and its writer fast.
+
+use std::time::Duration;
+
+/// How often a follower turns to a session; measured (see the crate's README).
+#[derive(Clone, Copy, Debug)]
+pub struct Cadence;
+
+impl Cadence {
+    /// Pause between looks while commits keep coming. Short enough that the WAL does not grow much
+    /// meanwhile, long enough that a page which is written often is read once.
+    pub const BUSY: Duration = Duration::from_millis(8);
+
+    /// Pause between looks while the application's checkpoint is awaited: after it, the WAL can be
+    /// let go until the next commit, which is a fraction of a millisecond away.
+    pub const EBB: Duration = Duration::from_micros(150);
+
+    /// First pause between looks after a hint.
+    pub const LOOK: Duration = Duration::from_millis(1);
+}

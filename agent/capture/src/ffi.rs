@@ -1,0 +1,171 @@
+//! The one place with `unsafe`: SQLite's process-wide settings, open file description locks, and
+//! the file system identity of a thread.
+
+#![expect(
+    unsafe_code,
+    reason = "each call is one C function, with its contract stated beside it"
+)]
+
+use std::ffi::c_int;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use rusqlite::{Connection, ffi as sqlite};
+
+/// How a checkpoint treats writers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CheckpointMode {
+    /// Copies what it can beside them.
+    Passive,
+    /// Takes the write lock, copies all.
+    Full,
+}
+
+/// What is asked of a byte range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// Nobody may hold it exclusively.
+    Shared,
+    /// Let go of it.
+    Release,
+}
+
+/// A range of lock bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bytes {
+    pub(crate) start: i64,
+    pub(crate) len: i64,
+}
+
+/// Locks or releases bytes for the open file behind `file` (not for the process): such a lock is
+/// not dropped when some other descriptor of the file is closed, and conflicts with the POSIX
+/// locks of SQLite in this process as in any other. `false`: somebody holds it exclusively.
+pub(crate) fn lock(file: &File, bytes: Bytes, lock: Lock) -> io::Result<bool> {
+    let kind = match lock {
+        Lock::Shared => libc::F_RDLCK,
+        Lock::Release => libc::F_UNLCK,
+    };
+    let request = flock(kind, bytes);
+    // SAFETY: `request` lives through the call, the descriptor is open as `file` is borrowed, and
+    // F_OFD_SETLK reads the structure only.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const request) };
+    if result == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+        _ => Err(error),
+    }
+}
+
+/// Whether somebody else holds any of the bytes exclusively.
+pub(crate) fn is_locked(file: &File, bytes: Bytes) -> io::Result<bool> {
+    let mut request = flock(libc::F_RDLCK, bytes);
+    // SAFETY: `request` lives through the call, which writes a valid structure into it; the
+    // descriptor is open as `file` is borrowed.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) };
+    if result == 0 {
+        Ok(c_int::from(request.l_type) != libc::F_UNLCK)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The structure of `fcntl` locks; `l_pid` must be 0 for locks of open files.
+fn flock(kind: c_int, bytes: Bytes) -> libc::flock {
+    libc::flock {
+        l_type: libc::c_short::try_from(kind).expect("lock kinds are 0, 1 and 2"),
+        l_whence: 0, // SEEK_SET
+        l_start: bytes.start,
+        l_len: bytes.len,
+        l_pid: 0,
+    }
+}
+
+/// Sets the user and group by which this thread's file accesses are judged, and by which its new
+/// files are owned. Gives back those that held before.
+pub(crate) fn set_file_identity(uid: u32, gid: u32) -> (u32, u32) {
+    // The group first: once the user is not root any more, the group could not be changed.
+    // SAFETY: setfsgid changes credentials of this thread only and touches no memory of ours.
+    let old_gid = unsafe { libc::setfsgid(gid) };
+    // SAFETY: as above.
+    let old_uid = unsafe { libc::setfsuid(uid) };
+    (old_uid.cast_unsigned(), old_gid.cast_unsigned())
+}
+
+/// Like [`set_file_identity`], for the way back: the user first, for only root may change groups.
+pub(crate) fn restore_file_identity(uid: u32, gid: u32) {
+    // SAFETY: setfsuid changes credentials of this thread only and touches no memory of ours.
+    unsafe { libc::setfsuid(uid) };
+    // SAFETY: as above.
+    unsafe { libc::setfsgid(gid) };
+}
+
+/// Gives this thread a root and working directory of its own.
+pub(crate) fn unshare_root() -> io::Result<()> {
+    // SAFETY: only CLONE_FS is unshared; descriptors stay shared between the threads.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?;
+    Ok(())
+}
+
+/// Makes SQLite lean: no page cache set aside per connection, no statistics, no lookaside.
+/// `false`: SQLite was in use already and kept its settings.
+pub(crate) fn configure_sqlite() -> bool {
+    let none = std::ptr::null_mut::<std::ffi::c_void>();
+    // SAFETY: SQLITE_CONFIG_PAGECACHE takes a pointer and two ints; null means no memory of ours.
+    let cache = unsafe {
+        sqlite::sqlite3_config(
+            sqlite::SQLITE_CONFIG_PAGECACHE,
+            none,
+            0 as c_int,
+            0 as c_int,
+        )
+    };
+    // SAFETY: SQLITE_CONFIG_MEMSTATUS takes one int.
+    let status = unsafe { sqlite::sqlite3_config(sqlite::SQLITE_CONFIG_MEMSTATUS, 0 as c_int) };
+    // SAFETY: SQLITE_CONFIG_LOOKASIDE takes two ints.
+    let lookaside =
+        unsafe { sqlite::sqlite3_config(sqlite::SQLITE_CONFIG_LOOKASIDE, 0 as c_int, 0 as c_int) };
+    let mut seed = 0_u8;
+    // SAFETY: one byte is written to `seed`, which lives through the call. It makes SQLite read
+    // its random seed now, while this thread still sees the system's root directory.
+    unsafe { sqlite::sqlite3_randomness(1, (&raw mut seed).cast()) };
+    [cache, status, lookaside]
+        .iter()
+        .all(|code| *code == sqlite::SQLITE_OK)
+}
+
+/// Runs a checkpoint of the main database. Gives the frames in the WAL and those of them that are
+/// in the database file. Unlike `PRAGMA wal_checkpoint` it does not parse the schema.
+pub(crate) fn checkpoint(
+    connection: &Connection,
+    mode: CheckpointMode,
+) -> rusqlite::Result<(c_int, c_int)> {
+    let mode = match mode {
+        CheckpointMode::Passive => sqlite::SQLITE_CHECKPOINT_PASSIVE,
+        CheckpointMode::Full => sqlite::SQLITE_CHECKPOINT_FULL,
+    };
+    let (mut log, mut done) = (0, 0);
+    // SAFETY: the handle is used for this call only, during which the connection is borrowed.
+    let handle = unsafe { connection.handle() };
+    // SAFETY: the name is a C string, and both results live through the call.
+    let code = unsafe {
+        sqlite::sqlite3_wal_checkpoint_v2(
+            handle,
+            c"main".as_ptr(),
+            mode,
+            &raw mut log,
+            &raw mut done,
+        )
+    };
+    if code == sqlite::SQLITE_OK {
+        Ok((log, done))
+    } else {
+        Err(rusqlite::Error::SqliteFailure(
+            sqlite::Error::new(code),
+            None,
+        ))
+    }
+}

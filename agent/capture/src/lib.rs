@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+
+mod cadence;
+mod checkpoint;
+mod confine;
+pub mod demo;
+mod error;
+mod ffi;
+mod hold;
+mod live;
+mod pending;
+mod position;
+mod session;
+mod setup;
+mod snapshot;
+mod tail;
+#[cfg(test)]
+mod testing;
+
+pub use cadence::Cadence;
+pub use checkpoint::{Checkpoint, Mode};
+pub use confine::act_as;
+pub use error::Error;
+pub use live::{LiveFile, Probe, convert_to_wal, probe};
+pub use session::{Look, Options, Session, Start, Step};
+pub use setup::init;

@@ -1,0 +1,241 @@
+//! Sessions beside applications in processes of their own.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use sqlrep_format::wal::{self, FRAME_HEADER_BYTES, HEADER_BYTES};
+
+use super::*;
+use crate::testing::{App, Bench, apply, locks, pages_of};
+
+mod attach;
+mod continuity;
+mod guards;
+mod load;
+
+const PAGE: u64 = 4096;
+const FRAME: u64 = PAGE + FRAME_HEADER_BYTES as u64;
+
+/// Looks until the session has let the application reset its WAL.
+fn rest(session: &mut Session) {
+    session.step().unwrap();
+    calm(session);
+    assert!(
+        session.hold.is_resting(),
+        "{:?}, {:?}",
+        session.hold,
+        session.last_seen
+    );
+}
+
+/// Looks until the application no longer counts as busy.
+fn calm(session: &mut Session) {
+    for _ in 0..CALM_LOOKS {
+        assert_eq!(session.look().unwrap(), Look::Quiet);
+    }
+}
+
+#[test]
+fn commits_become_l0_files_that_add_up_to_the_database() {
+    for page_size in [512, 4096, 65_536] {
+        let mut bench = Bench::new();
+        let mut app = App::with_page_size(&bench.path(), page_size);
+        let mut session = bench.session();
+        assert_eq!(session.look().unwrap(), Look::Quiet);
+        assert_eq!(bench.capture(&mut session), 0, "nothing new, no file");
+        for rows in [1, 300, 7] {
+            app.insert(rows);
+            assert_eq!(session.look().unwrap(), Look::New);
+            assert!(bench.capture(&mut session) > 0);
+            assert_eq!(session.look().unwrap(), Look::Quiet);
+        }
+        app.sql("DELETE FROM t WHERE id % 3 = 0");
+        app.sql("UPDATE t SET v = zeroblob(5000) WHERE id % 5 = 0");
+        bench.capture(&mut session);
+        bench.assert_equal(session, &mut app);
+    }
+}
+
+#[test]
+fn one_file_holds_the_newest_version_of_each_page_of_many_commits() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    for _ in 0..50 {
+        app.sql("UPDATE t SET v = randomblob(500) WHERE id = 1");
+        session.step().unwrap();
+    }
+    assert!(bench.capture(&mut session) <= 3, "one row changed");
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn pages_past_the_memory_limit_are_cut_all_the_same() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    app.insert(2000); // 1 MB, the limit is 64 KiB
+    assert!(bench.capture(&mut session) > 200);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn a_database_that_shrinks_and_grows_again_stays_equal() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    app.insert(3000);
+    let mut session = bench.session();
+    app.sql("DELETE FROM t WHERE id > 20");
+    app.sql("VACUUM");
+    session.step().unwrap();
+    app.insert(1000);
+    bench.capture(&mut session);
+    app.sql("DELETE FROM t WHERE id > 20");
+    app.sql("VACUUM");
+    let size = app.sql("PRAGMA page_count");
+    assert!(bench.capture(&mut session) > 0);
+    assert_eq!(format!("[[{}]]", bench.image().len() as u64 / PAGE), size);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn pages_by_which_the_database_grew_are_there_though_no_frame_holds_them() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    app.insert(1);
+    session.step().unwrap();
+    // A commit that ends three pages further than its frames reach.
+    let commit = PageCount::new(session.pending.commit().unwrap().get() + 3).unwrap();
+    session.pending.commit_at(commit);
+    let pages = session.pending_pages();
+    assert_eq!(bench.capture(&mut session), pages + 3);
+    assert_eq!(
+        bench.image().len() as u64,
+        commit.file_bytes(session.live.page_size())
+    );
+}
+
+#[test]
+fn a_snapshot_on_demand_holds_every_page() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    app.insert(100);
+    let entry = session.snapshot(bench.now()).unwrap().unwrap();
+    let pages = pages_of(&entry.path);
+    assert_eq!(pages.len() as u64, session.size_bytes() / PAGE);
+    assert_eq!(bench.capture(&mut session), 0, "the snapshot has it all");
+    app.insert(1);
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn an_application_that_does_not_checkpoint_is_helped() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let options = Options {
+        wal_soft_bytes: 200_000,
+        ..bench.options()
+    };
+    let now = bench.now();
+    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
+    session.start(bench.now()).unwrap();
+    app.insert(500);
+    session.step().unwrap();
+    assert!(
+        session.checkpoint().unwrap().is_none(),
+        "not in the middle of things"
+    );
+    calm(&mut session);
+    let done = session.checkpoint().unwrap().unwrap();
+    assert_eq!(
+        (done.mode, done.log_frames),
+        (crate::Mode::Passive, done.backfilled_frames)
+    );
+    assert!(session.hold.is_resting(), "the next writer may begin anew");
+    let before = session.wal_file_bytes();
+    app.insert(10);
+    session.step().unwrap();
+    assert!(session.wal_bytes() < before / 2, "and it did");
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn past_the_hard_limit_the_write_lock_is_taken_for_a_moment() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let options = Options {
+        wal_soft_bytes: 10_000,
+        wal_hard_bytes: 50_000,
+        ..bench.options()
+    };
+    let now = bench.now();
+    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
+    session.start(bench.now()).unwrap();
+    app.insert(500);
+    let done = session.checkpoint().unwrap().unwrap();
+    assert_eq!(done.log_frames, done.backfilled_frames);
+    assert!(session.hold.is_resting());
+    app.insert(1);
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn checkpoints_of_a_busy_writer_are_put_off_until_it_pauses_or_they_are_worth_it() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let options = Options {
+        wal_soft_bytes: 400_000,
+        ..bench.options()
+    };
+    let now = bench.now();
+    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
+    session.start(bench.now()).unwrap();
+    let copied = |session: &mut Session| session.published().unwrap().unwrap().is_backfilled();
+    for _ in 0..=BUSY_STEPS {
+        app.insert(5);
+        session.step().unwrap();
+    }
+    app.insert(5);
+    app.checkpoint("PASSIVE");
+    session.step().unwrap();
+    assert!(!copied(&mut session), "put off");
+    calm(&mut session);
+    app.checkpoint("PASSIVE");
+    assert!(copied(&mut session), "it paused");
+    for _ in 0..=BUSY_STEPS {
+        app.insert(300);
+        session.step().unwrap();
+    }
+    app.checkpoint("PASSIVE");
+    assert!(copied(&mut session), "it is worth it");
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn an_idle_session_gives_its_connection_and_memory_back() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    app.insert(10);
+    bench.capture(&mut session);
+    for _ in 0..QUIET_LOOKS {
+        session.look().unwrap();
+    }
+    assert!(!session.live.is_linked());
+    assert_eq!(session.buffer.capacity(), 0);
+    // Without a connection the hold stands, and following goes on.
+    assert!(
+        locks(&bench.beside("-shm"))
+            .iter()
+            .any(|(kind, _)| kind == "OFDLCK")
+    );
+    app.insert(10);
+    assert!(bench.capture(&mut session) > 0);
+    bench.assert_equal(session, &mut app);
+}

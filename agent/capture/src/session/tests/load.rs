@@ -1,0 +1,170 @@
+//! Writers that do not wait for us.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// Python threads that write as fast as they can.
+const WRITER: &str = "
+import threading
+def write(path, seed):
+    rng = random.Random(seed)
+    own = sqlite3.connect(path, isolation_level=None, timeout=10)
+    while not globals().get('stop'):
+        own.execute('BEGIN IMMEDIATE')
+        for _ in range(rng.randint(1, 8)):
+            if rng.random() < 0.5:
+                own.execute('INSERT INTO t(v) VALUES(?)', (os.urandom(rng.randint(1, 2000)),))
+            else:
+                own.execute('UPDATE t SET v=? WHERE id=?', (os.urandom(300), rng.randint(1, 2000)))
+        own.execute('COMMIT' if rng.random() < 0.9 else 'ROLLBACK')
+stop = False
+threads = []
+";
+
+fn start_writers(app: &mut App, bench: &Bench, count: u32) {
+    app.run(WRITER);
+    for seed in 0..count {
+        app.run(&format!(
+            "threads.append(threading.Thread(target=write, args=({:?}, {seed})))\n\
+             threads[-1].start()",
+            bench.path().display().to_string()
+        ));
+    }
+}
+
+fn stop_writers(app: &mut App) {
+    app.run("stop = True\nfor thread in threads: thread.join()");
+}
+
+fn follow(bench: &mut Bench, session: &mut Session, time: Duration) -> u64 {
+    let (begun, mut cut, mut peak) = (Instant::now(), Instant::now(), 0);
+    while begun.elapsed() < time {
+        if session.look().unwrap() == Look::New {
+            session.step().unwrap();
+        }
+        session.checkpoint().unwrap();
+        if cut.elapsed() > Duration::from_millis(150) {
+            session.cut(bench.now()).unwrap();
+            cut = Instant::now();
+        }
+        peak = peak.max(session.wal_file_bytes());
+        std::thread::sleep(session.pause());
+    }
+    peak
+}
+
+#[test]
+fn the_wal_of_a_writer_at_full_speed_stays_small_and_nothing_is_lost() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    start_writers(&mut app, &bench, 1);
+    let mut session = bench.session(); // while it writes
+    let peak = follow(&mut bench, &mut session, Duration::from_secs(2));
+    stop_writers(&mut app);
+    bench.capture(&mut session);
+    assert!(peak < 32 << 20, "{peak} bytes");
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn three_writers_and_sessions_that_come_and_go_lose_nothing() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    start_writers(&mut app, &bench, 3);
+    for turn in 0..6 {
+        let mut session = bench.session();
+        follow(&mut bench, &mut session, Duration::from_millis(150));
+        if turn % 2 == 0 {
+            session.cut(bench.now()).unwrap();
+        }
+        drop(session);
+        std::thread::sleep(Duration::from_millis(20 * turn));
+    }
+    stop_writers(&mut app);
+    let mut session = bench.session();
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn a_snapshot_taken_while_a_writer_runs_is_the_state_after_a_commit() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    app.insert(5000);
+    start_writers(&mut app, &bench, 1);
+    for turn in 0..5 {
+        let mut session = bench.session();
+        session.snapshot(bench.now()).unwrap();
+        drop(session);
+        let copy = bench.dir.path().join(format!("copy{turn}.db"));
+        fs::write(&copy, bench.image()).unwrap();
+        let mut reader = App::open(&copy, &[]);
+        assert_eq!(reader.sql("PRAGMA integrity_check"), "[[\"ok\"]]");
+    }
+    stop_writers(&mut app);
+    let mut session = bench.session();
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+/// One random history.
+fn history(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut bench = Bench::new();
+    let page_size = random.choice([512, 1024, 4096, 65_536]).unwrap();
+    let mut app = App::with_page_size(&bench.path(), page_size);
+    let auto = random.choice([0, 5, 1000]).unwrap();
+    app.sql(&format!("PRAGMA wal_autocheckpoint={auto}"));
+    let mut session = Some(bench.session());
+    for _ in 0..60 {
+        let id = random.u32(1..400);
+        match random.u32(0..14) {
+            0..=2 => app.insert(random.u32(1..60)),
+            3 => drop(app.sql(&format!("DELETE FROM t WHERE id > {id}"))),
+            4 => {
+                let rest = id % 7;
+                app.sql(&format!(
+                    "UPDATE t SET v = randomblob(3000) WHERE id % 7 = {rest}"
+                ));
+            }
+            5 => drop(app.sql("VACUUM")),
+            6 => drop(app.checkpoint(random.choice(["PASSIVE", "FULL", "TRUNCATE"]).unwrap())),
+            7 => {
+                app.sql("BEGIN");
+                app.sql("INSERT INTO t(v) VALUES(zeroblob(100000))");
+                app.sql("DELETE FROM t WHERE length(v) = 100000");
+                app.sql(random.choice(["COMMIT", "ROLLBACK"]).unwrap());
+            }
+            8 => session = None,
+            9 => session = Some(session.take().unwrap_or_else(|| bench.session())),
+            10 => drop(session.as_mut().map(|session| session.look().unwrap())),
+            11 | 12 => drop(session.as_mut().map(|session| session.step().unwrap())),
+            _ => drop(
+                session
+                    .as_mut()
+                    .map(|session| session.cut(bench.now()).unwrap()),
+            ),
+        }
+    }
+    let mut session = session.unwrap_or_else(|| bench.session());
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+/// `SQLREP_SEED` replays one.
+#[test]
+#[expect(
+    clippy::print_stderr,
+    reason = "the harness shows it with a failure only"
+)]
+fn random_histories_add_up() {
+    let seeds = match std::env::var("SQLREP_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..12).chain([fastrand::u64(..)]).collect(),
+    };
+    for seed in seeds {
+        eprintln!("SQLREP_SEED={seed}");
+        history(seed);
+    }
+}

@@ -1,0 +1,265 @@
+//! New committed frames of the WAL, into the pending set.
+//!
+//! What counts is what SQLite published in the wal-index: a writer that died between writing its
+//! commit and publishing it leaves valid frames that the next one overwrites. And what is
+//! published is believed only when every frame proves itself: its salts, and the running checksum
+//! over everything before it (DESIGN §9 items 1 and 2).
+
+use std::fs::File;
+use std::io;
+
+use sqlrep_format::wal::{Cursor, FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, Header};
+use sqlrep_format::{PageCount, Pgno};
+
+use crate::Error;
+use crate::live::{Live, Published, read_full};
+use crate::pending::Pending;
+
+/// How much of the WAL is read at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// What one read of the tail brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Batch {
+    pub(crate) frames: u32,
+    pub(crate) pages: u32,
+}
+
+/// The newest version of each page in a part of the WAL: (page, frame number from 0), ascending.
+pub(crate) type Latest = Vec<(Pgno, u32)>;
+
+/// Frames that were read, and what they add up to.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) cursor: Cursor,
+    pub(crate) latest: Latest,
+    pub(crate) commit: Option<PageCount>,
+}
+
+/// The header of the WAL with the published generation. Another one means that the `-wal` was
+/// exchanged by somebody who does not know SQLite's rules.
+pub(crate) fn header(live: &mut Live, published: &Published) -> Result<Header, Error> {
+    let header = read_header(live)?;
+    match header {
+        Some(header) if header.salts == published.salts => Ok(header),
+        _ if live.reopen_wal()? => match read_header(live)? {
+            Some(header) if header.salts == published.salts => Ok(header),
+            header => Err(no_such_generation(live, published, header)),
+        },
+        header => Err(no_such_generation(live, published, header)),
+    }
+}
+
+/// The header of the WAL as it stands; `None` for one that is missing, torn or no header at all.
+pub(crate) fn read_header(live: &Live) -> Result<Option<Header>, Error> {
+    let mut bytes = [0; HEADER_BYTES];
+    let read =
+        read_full(live.wal(), &mut bytes, 0).map_err(Error::io("read the -wal of", live.path()))?;
+    Ok((read == HEADER_BYTES)
+        .then_some(bytes)
+        .and_then(|bytes| Header::parse(&bytes).ok()))
+}
+
+/// The header of one frame, counted from 1; `None` when the file does not hold it.
+pub(crate) fn frame_header(live: &Live, frame: u32) -> Result<Option<FrameHeader>, Error> {
+    let Some(index) = frame.checked_sub(1) else {
+        return Ok(None);
+    };
+    let mut bytes = [0; FRAME_HEADER_BYTES];
+    let read = read_full(live.wal(), &mut bytes, frame_offset(live, index))
+        .map_err(Error::io("read the -wal of", live.path()))?;
+    Ok((read == FRAME_HEADER_BYTES)
+        .then_some(bytes)
+        .and_then(|bytes| FrameHeader::parse(&bytes)))
+}
+
+fn no_such_generation(live: &Live, published: &Published, found: Option<Header>) -> Error {
+    let Some(found) = found else {
+        // Not even a header where frames were promised.
+        return Error::WalTruncated {
+            path: live.path(),
+            published: published.mx_frame,
+            held: 0,
+        };
+    };
+    let reason = format!(
+        "its salts are {}, the index says {}",
+        found.salts, published.salts
+    );
+    Error::WalMismatch {
+        path: live.path(),
+        reason,
+    }
+}
+
+/// Moves from `cursor` to the end of what is published, proving each frame.
+pub(crate) fn scan(
+    live: &Live,
+    cursor: Cursor,
+    published: &Published,
+    buffer: &mut Vec<u8>,
+) -> Result<Scan, Error> {
+    let mut scan = Scan {
+        cursor,
+        latest: Vec::new(),
+        commit: None,
+    };
+    let stopped = scan_frames(live, &mut scan, published.mx_frame, buffer)?;
+    match stopped {
+        Some(Stop::End) => Err(Error::WalTruncated {
+            path: live.path(),
+            published: published.mx_frame,
+            held: scan.cursor.frames(),
+        }),
+        Some(Stop::Invalid(source)) => Err(Error::WalCorrupt {
+            path: live.path(),
+            frame: scan.cursor.frames().saturating_add(1),
+            source,
+        }),
+        None if scan.cursor.checksum() != published.checksum => Err(Error::WalMismatch {
+            path: live.path(),
+            reason: format!(
+                "the checksum of frame {} is {:08x?}, the index says {:08x?}",
+                published.mx_frame,
+                scan.cursor.checksum(),
+                published.checksum
+            ),
+        }),
+        None if scan.commit.is_none() && scan.cursor.frames() > cursor.frames() => {
+            let reason = format!("frame {} does not end a transaction", published.mx_frame);
+            Err(Error::WalMismatch {
+                path: live.path(),
+                reason,
+            })
+        }
+        None => {
+            newest_only(&mut scan.latest);
+            Ok(scan)
+        }
+    }
+}
+
+/// Moves from `cursor` to the last commit that proves itself, as SQLite's recovery would: for a
+/// WAL whose writers are all dead and whose wal-index cannot be read.
+pub(crate) fn scan_to_last_commit(
+    live: &Live,
+    cursor: Cursor,
+    buffer: &mut Vec<u8>,
+) -> Result<Scan, Error> {
+    let mut ahead = Scan {
+        cursor,
+        latest: Vec::new(),
+        commit: None,
+    };
+    let mut end = Scan {
+        cursor,
+        latest: Vec::new(),
+        commit: None,
+    };
+    loop {
+        let next = ahead.cursor.frames().saturating_add(1);
+        if scan_frames(live, &mut ahead, next, buffer)?.is_some() {
+            break;
+        }
+        if let Some(commit) = ahead.commit.take() {
+            end.latest.append(&mut ahead.latest);
+            end.commit = Some(commit);
+            end.cursor = ahead.cursor;
+        }
+    }
+    newest_only(&mut end.latest);
+    Ok(end)
+}
+
+/// Why a scan did not reach its end.
+enum Stop {
+    /// The file ends.
+    End,
+    /// The next frame does not count.
+    Invalid(sqlrep_format::wal::Invalid),
+}
+
+fn scan_frames(
+    live: &Live,
+    scan: &mut Scan,
+    to_frame: u32,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<Stop>, Error> {
+    let frame_bytes = scan.cursor.frame_bytes();
+    let chunk_frames = (CHUNK_BYTES / frame_bytes).max(1);
+    while scan.cursor.frames() < to_frame {
+        let left = (to_frame - scan.cursor.frames()) as usize;
+        let wanted = left.min(chunk_frames) * frame_bytes;
+        if buffer.len() < wanted {
+            buffer.resize(wanted, 0);
+        }
+        let chunk = buffer.get_mut(..wanted).unwrap_or_default();
+        let read = read_full(live.wal(), chunk, scan.cursor.offset())
+            .map_err(Error::io("read the -wal of", live.path()))?;
+        for frame in chunk
+            .get(..read)
+            .unwrap_or_default()
+            .chunks_exact(frame_bytes)
+        {
+            let index = scan.cursor.frames();
+            match scan.cursor.next(frame) {
+                Ok(header) => {
+                    scan.latest.push((header.pgno, index));
+                    scan.commit = header.commit;
+                }
+                Err(invalid) => return Ok(Some(Stop::Invalid(invalid))),
+            }
+        }
+        if read < wanted {
+            return Ok(Some(Stop::End));
+        }
+    }
+    Ok(None)
+}
+
+/// Sorts by page and keeps the newest frame of each.
+fn newest_only(latest: &mut Latest) {
+    latest.sort_unstable_by_key(|&(pgno, frame)| (pgno, std::cmp::Reverse(frame)));
+    latest.dedup_by_key(|&mut (pgno, _)| pgno);
+}
+
+/// Copies the newest version of each page of a scan into the pending set.
+pub(crate) fn collect(live: &Live, scan: &Scan, pending: &mut Pending) -> Result<u32, Error> {
+    let Some(commit) = scan.commit else {
+        return Ok(0);
+    };
+    let lock_page = live.page_size().lock_page();
+    let mut pages = 0;
+    for &(pgno, frame) in &scan.latest {
+        if commit.contains(pgno) && pgno != lock_page {
+            pending
+                .put(pgno, |page| read_page(live, frame, page))
+                .map_err(Error::io("copy pages from the -wal of", live.path()))?;
+            pages += 1;
+        }
+    }
+    pending.commit_at(commit);
+    Ok(pages)
+}
+
+/// Reads the page of a frame, counted from 0, that is known to count.
+pub(crate) fn read_page(live: &Live, frame: u32, page: &mut [u8]) -> io::Result<()> {
+    read_exactly(
+        live.wal(),
+        page,
+        frame_offset(live, frame) + FRAME_HEADER_BYTES as u64,
+    )
+}
+
+fn read_exactly(file: &File, page: &mut [u8], offset: u64) -> io::Result<()> {
+    if read_full(file, page, offset)? == page.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+fn frame_offset(live: &Live, index: u32) -> u64 {
+    let frame_bytes = FRAME_HEADER_BYTES as u64 + u64::from(live.page_size().get());
+    HEADER_BYTES as u64 + u64::from(index) * frame_bytes
+}

@@ -1,0 +1,211 @@
+//! Before a pod's app starts: its databases are put back, then the gate is told.
+//!
+//! One task per pod, which ends when the pod is ready or goes away. Nothing here gives up: what a
+//! person must mend is told to the gate (`failed`) and tried again now and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlrep_discover::PodRef;
+use sqlrep_pipeline::{PrepareError, RestoredDatabase as Restored, Volume};
+use tokio_util::sync::CancellationToken;
+
+use super::flow::Flow;
+use super::signal::GatePlace;
+use super::{Context, volume};
+use crate::gate::status::{Phase, RestoredDatabase, Status, VERSION};
+
+/// First pause after a failure; it doubles.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+
+/// Longest pause while waiting helps by itself: a handover is noticed at most this late.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Longest pause where somebody has to act first.
+const RETRY_FAILED_MAX: Duration = Duration::from_secs(30);
+
+/// A pod on its way to being ready.
+#[derive(Debug)]
+pub(super) struct Preparation<F> {
+    pub(super) flow: F,
+    pub(super) context: Arc<Context>,
+    pub(super) pod: PodRef,
+    pub(super) volumes: Vec<Volume>,
+    /// Cancelled when the pod goes away or its manifest changes.
+    pub(super) alive: CancellationToken,
+}
+
+/// What the last attempt on a volume came to.
+#[derive(Debug)]
+struct Obstacle {
+    phase: Phase,
+    message: String,
+}
+
+impl From<PrepareError> for Obstacle {
+    fn from(error: PrepareError) -> Self {
+        let phase = match &error {
+            PrepareError::WaitingForHandover { .. } => Phase::WaitingHandover,
+            other if other.is_transient() => Phase::Restoring,
+            _ => Phase::Failed,
+        };
+        Self { phase, message: error.text() }
+    }
+}
+
+impl<F: Flow> Preparation<F> {
+    /// Works until the pod is ready, or goes away.
+    pub(super) async fn run(self) {
+        let alive = self.alive.clone();
+        tokio::select! {
+            () = alive.cancelled() => {}
+            () = self.work() => {}
+        }
+    }
+
+    async fn work(self) {
+        let mut told = None;
+        if let Some(obstacle) = self.unsupported().or_else(|| self.uncertain()) {
+            tracing::warn!(pod = %self.pod.name, ns = %self.pod.namespace, err = %obstacle.message, "the pod stays shut");
+            // Only a change of the pod mends this, and a change begins a new preparation.
+            self.tell(&mut told, Phase::Failed, &obstacle.message, &[]).await;
+            return;
+        }
+        let restored = if self.may_restore() { self.restore(&mut told).await } else { Vec::new() };
+        // Scans begin before the app does, so that its first commit is seen.
+        (self.context.watch)(&self.pod.uid);
+        self.tell(&mut told, Phase::Ready, "", &restored).await;
+        tracing::info!(
+            pod = %self.pod.name, ns = %self.pod.namespace, restored = restored.len(), "pod is ready"
+        );
+    }
+
+    /// A pod without a gate whose containers ran already makes its own files: too late.
+    fn may_restore(&self) -> bool {
+        self.pod.gate.is_some() || !self.pod.started
+    }
+
+    /// Replicas in a volume of the pod: known, and not to be put anywhere else instead.
+    fn unsupported(&self) -> Option<Obstacle> {
+        let target = self.pod.policy.target_volume.as_ref()?;
+        Some(Obstacle {
+            phase: Phase::Failed,
+            message: format!(
+                "annotation sqlrep.io/target-volume ({target}) is not available in this build \
+                 yet; take it away to replicate to the agent's root"
+            ),
+        })
+    }
+
+    /// A wrong annotation that leaves open which replica is the pod's, or whether it needs one:
+    /// its default could start the app empty beside its data (G3).
+    fn uncertain(&self) -> Option<Obstacle> {
+        let bad = self.pod.wrong.iter().find(|bad| bad.leaves_restore_uncertain())?;
+        (self.may_restore() && !self.pod.started).then(|| Obstacle {
+            phase: Phase::Failed,
+            message: format!(
+                "annotation {} is {:?}; accepted: {}; correct it on the pod",
+                bad.key, bad.value, bad.accepted
+            ),
+        })
+    }
+
+    /// Restores volume after volume, again and again, until all are in place.
+    async fn restore(&self, told: &mut Option<Status>) -> Vec<Restored> {
+        let mut restored = Vec::new();
+        let mut open: Vec<&Volume> = self.volumes.iter().collect();
+        let mut pause = RETRY_MIN;
+        if !open.is_empty() {
+            self.tell(told, Phase::Restoring, "looking at the replica", &[]).await;
+        }
+        while !open.is_empty() {
+            let mut obstacle: Option<Obstacle> = None;
+            let mut left = Vec::new();
+            for volume in open {
+                match self.flow.prepare(volume).await {
+                    Ok(prepared) => restored.extend(prepared.restored),
+                    Err(error) => {
+                        let found = Obstacle::from(error);
+                        // Of several, the one that a person must act on is told.
+                        if found.phase == Phase::Failed || obstacle.is_none() {
+                            obstacle = Some(found);
+                        }
+                        left.push(volume);
+                    }
+                }
+            }
+            open = left;
+            if let Some(Obstacle { phase, message }) = obstacle {
+                self.tell(told, phase, &message, &restored).await;
+                tokio::time::sleep(pause).await;
+                let most = if phase == Phase::Failed { RETRY_FAILED_MAX } else { RETRY_MAX };
+                pause = (pause * 2).min(most);
+            }
+        }
+        restored
+    }
+
+    /// Tells the gate, if the pod has one, and does not return before it is told.
+    async fn tell(
+        &self,
+        told: &mut Option<Status>,
+        phase: Phase,
+        message: &str,
+        restored: &[Restored],
+    ) {
+        let status = self.status(phase, message, restored);
+        if told.as_ref() == Some(&status) {
+            return;
+        }
+        if !message.is_empty() {
+            match phase {
+                Phase::Restoring if told.is_none() => {
+                    tracing::debug!(pod = %self.pod.name, phase = phase.as_str(), message);
+                }
+                Phase::Failed => {
+                    tracing::error!(pod = %self.pod.name, phase = phase.as_str(), message, "gate");
+                }
+                Phase::WaitingHandover | Phase::Restoring | Phase::Ready => {
+                    tracing::warn!(pod = %self.pod.name, phase = phase.as_str(), message, "gate");
+                }
+            }
+        }
+        if let Some(gate) = &self.pod.gate {
+            self.write(gate, &status).await;
+        }
+        *told = Some(status);
+    }
+
+    /// A status that is not written is a gate that does not open: tried until it is.
+    async fn write(&self, gate: &str, status: &Status) {
+        let place = GatePlace {
+            kubelet_root: self.context.kubelet_root.clone(),
+            volume: volume::below_root(&self.pod.uid, gate),
+        };
+        let mut pause = RETRY_MIN;
+        while let Err(error) =
+            self.context.signals.write(&place, status.clone(), &self.alive).await
+        {
+            if pause == RETRY_MIN {
+                tracing::warn!(pod = %self.pod.name, err = %error, "cannot tell the gate; tried again");
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    fn status(&self, phase: Phase, message: &str, restored: &[Restored]) -> Status {
+        let databases = restored.iter().map(|database| RestoredDatabase {
+            replica: database.id.to_string(),
+            txid: database.txid.get(),
+        });
+        Status {
+            v: VERSION,
+            pod_uid: self.pod.uid.to_string(),
+            boot_id: self.context.boot_id.clone(),
+            phase,
+            databases: databases.collect(),
+            message: message.to_owned(),
+        }
+    }
+}

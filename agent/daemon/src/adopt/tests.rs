@@ -1,0 +1,414 @@
+//! Events in, fleet calls out, with a fleet that only remembers.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Mutex;
+
+use sqlrep_discover::{EmptyDir, Journal, Medium as Found_, Phase as PodPhase, Policy};
+use sqlrep_pipeline::{DatabaseStatus, DbId, PrepareError, Prepared};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::gate::status::{Phase, Reading, Status, read};
+
+const WAIT: Duration = Duration::from_secs(60);
+
+/// A moment of paused time, and a shorter one of real time: status files are written by a thread.
+async fn pause() {
+    std::thread::sleep(Duration::from_micros(200));
+    tokio::time::sleep(Duration::from_millis(5)).await;
+}
+
+/// Remembers every call, as text; prepares as it was told.
+#[derive(Clone, Debug, Default)]
+struct Recorder {
+    calls: Arc<Mutex<Vec<String>>>,
+    prepares: Arc<Mutex<VecDeque<PrepareError>>>,
+    rows: Arc<Mutex<Vec<DatabaseStatus>>>,
+    /// Held while releases must not come to an end.
+    releases: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Recorder {
+    fn call(&self, text: String) {
+        self.calls.lock().unwrap().push(text);
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    fn count(&self, call: &str) -> usize {
+        self.calls().iter().filter(|found| *found == call).count()
+    }
+
+    /// Waits until the call was made so many times.
+    async fn until(&self, call: &str, times: usize) {
+        let waited = tokio::time::timeout(WAIT, async {
+            while self.count(call) < times {
+                pause().await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{times} × {call:?} in {:?}", self.calls());
+    }
+}
+
+impl Flow for Recorder {
+    fn register(&self, pod_uid: &str) {
+        self.call(format!("register {pod_uid}"));
+    }
+
+    fn ready(&self) {
+        self.call("ready".to_owned());
+    }
+
+    async fn prepare(&self, volume: &Volume) -> Result<Prepared, PrepareError> {
+        self.call(format!("prepare {}", volume.name));
+        let next = self.prepares.lock().unwrap().pop_front();
+        next.map_or_else(|| Ok(Prepared::default()), Err)
+    }
+
+    fn adopt(&self, volume: &Volume, path: &Path) {
+        self.call(format!("adopt {}/{}", volume.name, path.display()));
+    }
+
+    fn unsupported(&self, volume: &Volume, path: &Path, reason: String, _: String) {
+        self.call(format!("unsupported {}/{} {reason}", volume.name, path.display()));
+    }
+
+    fn touch(&self, _: &str, volume: &str, path: &Path) {
+        self.call(format!("touch {volume}/{}", path.display()));
+    }
+
+    fn touch_all(&self) {
+        self.call("touch all".to_owned());
+    }
+
+    fn vanished(&self, _: &str, volume: &str, path: &Path) {
+        self.call(format!("vanished {volume}/{}", path.display()));
+    }
+
+    async fn release(&self, pod_uid: &str) {
+        self.call(format!("release {pod_uid}"));
+        drop(self.releases.lock().await);
+        self.call(format!("released {pod_uid}"));
+    }
+
+    fn list(&self) -> Vec<DatabaseStatus> {
+        self.rows.lock().unwrap().clone()
+    }
+}
+
+/// A running adoption over a temporary kubelet's tree.
+struct Stage {
+    dir: TempDir,
+    flow: Recorder,
+    claims: Claims,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+    task: JoinHandle<bool>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (flow, claims) = (Recorder::default(), Claims::new());
+        let (watching, scanning) = (flow.clone(), flow.clone());
+        let context = Context {
+            kubelet_root: dir.path().to_path_buf(),
+            defaults: Settings {
+                sync_interval: Duration::from_secs(1),
+                snapshot_interval: Duration::from_hours(1),
+                retention: Duration::from_hours(2),
+            },
+            boot_id: "boot".to_owned(),
+            signals: Signals::start().unwrap(),
+            watch: Box::new(move |pod| watching.call(format!("watch {pod}"))),
+            rescan: Box::new(move || scanning.call("rescan".to_owned())),
+            notes: Notes::default(),
+            pulse: Pulse::new(),
+        };
+        let (events, queue) = mpsc::channel(16);
+        let stop = CancellationToken::new();
+        let adoption = Adoption::new(flow.clone(), Arc::new(context), claims.clone());
+        let task = tokio::spawn(adoption.run(queue, stop.clone()));
+        Self { dir, flow, claims, events, stop, task }
+    }
+
+    async fn send(&self, event: Event) {
+        self.events.send(event).await.unwrap();
+    }
+
+    fn volume_dir(&self, name: &str) -> PathBuf {
+        self.dir.path().join("pods/u/volumes/kubernetes.io~empty-dir").join(name)
+    }
+
+    /// A pod whose gate and data volumes exist.
+    async fn pod(&self, change: impl FnOnce(&mut PodRef)) -> PodRef {
+        for name in ["data", "sqlrep-gate"] {
+            std::fs::create_dir_all(self.volume_dir(name)).unwrap();
+        }
+        let mut pod = pod();
+        change(&mut pod);
+        self.send(Event::PodAppeared(pod.clone())).await;
+        pod
+    }
+
+    fn status(&self) -> Option<Status> {
+        let bytes = std::fs::read(self.volume_dir("sqlrep-gate").join("status.json")).ok()?;
+        match read(&bytes, "u", "boot") {
+            Reading::Ours(status) => Some(status),
+            Reading::NotOurs(reason) => panic!("{reason}"),
+        }
+    }
+
+    async fn until_phase(&self, phase: Phase) -> Status {
+        let waited = tokio::time::timeout(WAIT, async {
+            loop {
+                match self.status() {
+                    Some(status) if status.phase == phase => return status,
+                    _ => pause().await,
+                }
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("{phase:?} never came; {:?}", self.status()))
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        assert!(self.task.await.unwrap(), "ended by itself");
+    }
+}
+
+fn uid() -> PodUid {
+    PodUid::new("u").unwrap()
+}
+
+fn pod() -> PodRef {
+    PodRef {
+        uid: uid(),
+        name: "surmai-1".to_owned(),
+        namespace: "media".to_owned(),
+        app: "surmai".to_owned(),
+        node: None,
+        volumes: vec![EmptyDir { name: "data".to_owned(), medium: Found_::Disk, size_limit: None }],
+        policy: Policy::default(),
+        phase: PodPhase::Pending,
+        gate: Some("sqlrep-gate".to_owned()),
+        started: false,
+        wrong: Vec::new(),
+    }
+}
+
+fn found(kind: Kind, ino: u64) -> Event {
+    Event::DatabaseAppeared {
+        pod: uid(),
+        volume: "data".to_owned(),
+        path: "x.db".into(),
+        kind,
+        inode: InodeKey { dev: 1, ino },
+    }
+}
+
+fn claimed(stage: &Stage, ino: u64) -> bool {
+    stage.claims.is_claimed(InodeKey { dev: 1, ino })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_restored_then_scanned_then_its_gate_opens() {
+    let stage = Stage::new();
+    let waiting = PrepareError::WaitingForHandover {
+        id: "media/surmai/data/x.db".to_owned(),
+        pod: "old".to_owned(),
+        node: "far".to_owned(),
+    };
+    stage.flow.prepares.lock().unwrap().push_back(waiting);
+    stage.pod(|_| {}).await;
+    let status = stage.until_phase(Phase::WaitingHandover).await;
+    assert!(status.message.contains("pod old on node far"), "{}", status.message);
+    assert_eq!(stage.flow.count("watch u"), 0, "scanned before it was restored");
+    stage.until_phase(Phase::Ready).await;
+    let calls = stage.flow.calls();
+    assert_eq!(calls, ["register u", "prepare data", "prepare data", "watch u"]);
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_a_person_can_mend_shuts_the_gate_and_is_tried_again() {
+    let stage = Stage::new();
+    let missing = || PrepareError::NoReplica { volume: "data".to_owned(), dir: "/r".into() };
+    stage.flow.prepares.lock().unwrap().extend([missing(), missing()]);
+    stage.pod(|_| {}).await;
+    stage.until_phase(Phase::Failed).await;
+    stage.until_phase(Phase::Ready).await;
+    assert_eq!(stage.flow.count("prepare data"), 3);
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_annotation_that_leaves_the_replica_uncertain_keeps_the_gate_shut() {
+    let stage = Stage::new();
+    let wrong = sqlrep_discover::BadValue {
+        key: "sqlrep.io/restore".to_owned(),
+        value: "nevr".to_owned(),
+        accepted: "auto, never or required".to_owned(),
+    };
+    let pod = stage.pod(|pod| pod.wrong.push(wrong)).await;
+    let status = stage.until_phase(Phase::Failed).await;
+    assert!(status.message.contains("sqlrep.io/restore") && status.message.contains("nevr"));
+    tokio::time::sleep(WAIT).await;
+    assert_eq!(stage.flow.count("prepare data") + stage.flow.count("watch u"), 0);
+    // Corrected, it goes on.
+    stage.send(Event::PodChanged(PodRef { wrong: Vec::new(), ..pod })).await;
+    stage.until_phase(Phase::Ready).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_without_gate_that_runs_already_is_followed_and_not_restored() {
+    let stage = Stage::new();
+    stage
+        .pod(|pod| {
+            pod.gate = None;
+            pod.started = true;
+        })
+        .await;
+    stage.flow.until("watch u", 1).await;
+    assert_eq!(stage.flow.count("prepare data"), 0);
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inode_is_claimed_before_adoption_and_freed_when_the_pod_has_let_go() {
+    let stage = Stage::new();
+    stage.pod(|_| {}).await;
+    stage.send(found(Kind::Wal, 7)).await;
+    stage.flow.until("adopt data/x.db", 1).await;
+    assert!(claimed(&stage, 7));
+    // Seen again: no second adoption, only a look.
+    stage.send(found(Kind::Wal, 7)).await;
+    stage.flow.until("touch data/x.db", 1).await;
+    let hold = Arc::clone(&stage.flow.releases).lock_owned().await;
+    stage.send(Event::VolumeGone { pod: uid(), volume: "data".to_owned() }).await;
+    stage.flow.until("release u", 1).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(claimed(&stage, 7), "freed while descriptors are open");
+    drop(hold);
+    stage.flow.until("rescan", 1).await;
+    assert!(!claimed(&stage, 7));
+    assert_eq!(stage.flow.count("adopt data/x.db"), 1);
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_terminating_pod_is_followed_until_its_volume_is_gone() {
+    let stage = Stage::new();
+    stage.pod(|_| {}).await;
+    stage.send(found(Kind::Wal, 7)).await;
+    stage.send(Event::PodTerminating(uid())).await;
+    tokio::time::sleep(WAIT).await;
+    assert_eq!(stage.flow.count("release u"), 0, "the app may still commit");
+    // Gone from the API first, as a forced deletion does; the directory stays a moment.
+    stage.send(Event::PodGone(uid())).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(stage.flow.count("release u"), 0, "the app may still commit");
+    std::fs::remove_dir_all(stage.volume_dir("data")).unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(stage.flow.count("release u"), 1);
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_memory_volume_is_let_go_of_when_nothing_moves_and_no_earlier() {
+    let stage = Stage::new();
+    stage.pod(|pod| pod.volumes[0].medium = Found_::Memory).await;
+    stage.send(found(Kind::Wal, 7)).await;
+    stage.send(Event::PodTerminating(uid())).await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        stage
+            .send(Event::Touched { pod: uid(), volume: "data".to_owned(), path: "x.db".into() })
+            .await;
+    }
+    assert_eq!(stage.flow.count("release u"), 0);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(stage.flow.count("release u"), 1);
+    // It was not the end after all: the app writes again.
+    std::fs::write(stage.volume_dir("data").join("x.db"), "").unwrap();
+    std::fs::write(stage.volume_dir("data").join("x.db-wal"), "").unwrap();
+    let touched = || Event::Touched { pod: uid(), volume: "data".to_owned(), path: "x.db".into() };
+    stage.send(touched()).await;
+    stage.flow.until("adopt data/x.db", 2).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rollback_databases_are_shown_as_unsupported_unless_conversion_is_asked_for() {
+    let stage = Stage::new();
+    let pod = stage.pod(|_| {}).await;
+    stage.send(found(Kind::Rollback, 7)).await;
+    stage.flow.until("unsupported data/x.db journal_mode=delete", 1).await;
+    assert!(!claimed(&stage, 7));
+    // The app switches to WAL a moment later.
+    stage.send(found(Kind::Wal, 7)).await;
+    stage.flow.until("adopt data/x.db", 1).await;
+    let policy = Policy { journal: Journal::Wal, ..Policy::default() };
+    stage.send(Event::PodChanged(PodRef { policy, ..pod })).await;
+    stage.send(found(Kind::Rollback, 8)).await;
+    stage.flow.until("adopt data/x.db", 2).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_inode_of_a_replaced_file_stays_claimed_for_a_while() {
+    let stage = Stage::new();
+    stage.pod(|_| {}).await;
+    stage.send(found(Kind::Wal, 7)).await;
+    stage.send(found(Kind::Wal, 8)).await;
+    stage.flow.until("adopt data/x.db", 2).await;
+    assert!(claimed(&stage, 7) && claimed(&stage, 8));
+    stage.flow.until("rescan", 1).await;
+    assert!(!claimed(&stage, 7) && claimed(&stage, 8));
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_waits_for_the_tail_of_the_one_before() {
+    let stage = Stage::new();
+    stage.pod(|_| {}).await;
+    let id = DbId::new("media", "surmai", "data", "x.db").unwrap();
+    let mut row = DatabaseStatus::new(id, "surmai-1", "u");
+    row.state = State::Draining;
+    stage.flow.rows.lock().unwrap().push(row);
+    stage.send(found(Kind::Wal, 7)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stage.flow.count("adopt data/x.db"), 0);
+    stage.flow.rows.lock().unwrap().clear();
+    stage.flow.until("adopt data/x.db", 1).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_terminating_pod_gets_no_new_files_from_us() {
+    let stage = Stage::new();
+    stage.pod(|pod| pod.phase = PodPhase::Terminating).await;
+    stage.flow.until("watch u", 1).await;
+    stage.send(found(Kind::Wal, 7)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(stage.flow.count("adopt data/x.db"), 0, "its -wal and -shm are not there");
+    assert_eq!(stage.status(), None, "a status file was made in a volume that goes away");
+    std::fs::write(stage.volume_dir("data").join("x.db-wal"), "").unwrap();
+    stage.send(found(Kind::Wal, 7)).await;
+    stage.flow.until("adopt data/x.db", 1).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_notifications_touch_everything_and_the_end_of_discovery_is_noticed() {
+    let stage = Stage::new();
+    stage.send(Event::Overflow).await;
+    stage.flow.until("touch all", 1).await;
+    drop(stage.events);
+    assert!(!stage.task.await.unwrap());
+}

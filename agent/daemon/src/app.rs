@@ -1,0 +1,268 @@
+//! The wiring: config → fleet → sockets → discover → adopt → rpc and metrics → wait → drain.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use sqlrep_discover::{Claims, Discover, PodSource};
+use sqlrep_pipeline::{Fleet, FleetConfig, Identity, Settings};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::adopt::{Adoption, Context, Notes, Signals};
+use crate::cli::complain;
+use crate::config::{Config, Listen, PodsSource, TlsFiles};
+use crate::gate::status::BOOT_ID_FILE;
+use crate::health::Pulse;
+use crate::listen::{self, UnixSocket};
+use crate::rpc::{Node, Services};
+use crate::shutdown::{self, Stop, Until};
+use crate::{http, rpc};
+
+/// Everything slow has threads of its own; what is left for tokio is little.
+const WORKERS: usize = 2;
+
+/// How often the replica root is looked at while it is usable.
+const ROOT_LOOK: Duration = Duration::from_secs(30);
+
+/// And while it is not: a share that is mounted late is noticed this soon.
+const ROOT_RETRY: Duration = Duration::from_secs(3);
+
+/// Runs `sqlrep-agent run` until it is told to stop.
+pub(crate) fn run(config: Config, until: Until) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("agent")
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(serve(config, until)),
+        Err(error) => Err(anyhow!(error).context("cannot start the runtime")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config, until: Until) -> anyhow::Result<()> {
+    let mut stop = Stop::new(until).context("cannot listen for signals")?;
+    let mut app = App::start(config).await?;
+    let ended = tokio::select! {
+        signal = stop.next() => {
+            tracing::info!(signal, "told to stop: draining");
+            Ok(())
+        }
+        error = app.broken() => Err(error),
+    };
+    shutdown::drain(app, &mut stop).await;
+    ended
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) fleet: Fleet,
+    /// Ends intake and serving.
+    pub(crate) stop: CancellationToken,
+    /// Servers and watches.
+    pub(crate) tasks: JoinSet<anyhow::Result<()>>,
+    adoption: JoinHandle<bool>,
+    /// Their files go away with them.
+    _sockets: Vec<UnixSocket>,
+}
+
+impl App {
+    /// Starts everything, in the order of the flow.
+    pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let boot_id = boot_id()?;
+        let tls = config.tls.as_ref().map(read_tls).transpose()?;
+        let fleet = Fleet::start(fleet_config(&config)).with_context(|| {
+            format!("--state-dir {}: cannot be used", config.state_dir.display())
+        })?;
+        let mut sockets = Bound::bind(&config).await?;
+
+        let stop = CancellationToken::new();
+        let (pulse, notes, claims) = (Pulse::new(), Notes::default(), Claims::new());
+        let (discover, events) = Discover::start(discover_config(&config), claims.clone(), stop.clone())?;
+        let discover = Arc::new(discover);
+        let (watch, rescan) = (Arc::clone(&discover), discover);
+        let context = Context {
+            kubelet_root: config.kubelet_root.clone(),
+            defaults: settings(&config),
+            boot_id,
+            signals: Signals::start().context("cannot start a thread")?,
+            watch: Box::new(move |pod| watch.watch_volumes(pod)),
+            rescan: Box::new(move || rescan.rescan()),
+            notes: notes.clone(),
+            pulse: pulse.clone(),
+        };
+        let adoption = Adoption::new(fleet.clone(), Arc::new(context), claims);
+        let adoption = tokio::spawn(adoption.run(events, stop.clone()));
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch_root(fleet.clone(), pulse.clone(), stop.clone()));
+        let node = Node::new(fleet.clone(), Arc::clone(&config), notes, stop.clone());
+        sockets.serve(&mut tasks, &Services::new(node), tls.as_ref(), &stop);
+        if let Some(listener) = sockets.http.take() {
+            let pages = http::Pages { fleet: fleet.clone(), pulse };
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                http::serve(listener, pages, stop).await;
+                Ok(())
+            });
+        }
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"), node = config.node_name,
+            replica_root = %config.replica_root.display(), "sqlrep-agent runs"
+        );
+        Ok(Self { fleet, stop, tasks, adoption, _sockets: sockets.unix })
+    }
+
+    /// Waits until a part of the agent ends that should not.
+    pub(crate) async fn broken(&mut self) -> anyhow::Error {
+        tokio::select! {
+            ended = &mut self.adoption => match ended {
+                Ok(_) => anyhow!("discovery ended by itself; this is a bug"),
+                Err(panic) => anyhow!(panic).context("adoption panicked; this is a bug"),
+            },
+            Some(ended) = self.tasks.join_next() => match ended {
+                Ok(Ok(())) => anyhow!("a server ended by itself; this is a bug"),
+                Ok(Err(error)) => error.context("a server failed"),
+                Err(panic) => anyhow!(panic).context("a server panicked; this is a bug"),
+            },
+        }
+    }
+}
+
+/// The sockets of an agent, before they are served.
+#[derive(Debug)]
+struct Bound {
+    unix: Vec<UnixSocket>,
+    tcp: Vec<TcpListener>,
+    http: Option<TcpListener>,
+}
+
+impl Bound {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let mut bound = Self { unix: Vec::new(), tcp: Vec::new(), http: None };
+        for address in &config.listen {
+            match address {
+                Listen::Unix(path) => bound.unix.push(listen::unix("--listen", path)?),
+                Listen::Tcp(address) => bound.tcp.push(listen::tcp("--listen", *address).await?),
+            }
+        }
+        if let Some(address) = config.metrics {
+            bound.http = Some(listen::tcp("--metrics", address).await?);
+        }
+        Ok(bound)
+    }
+
+    fn serve(
+        &mut self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        services: &Services,
+        tls: Option<&Tls>,
+        stop: &CancellationToken,
+    ) {
+        for listener in self.unix.iter_mut().filter_map(UnixSocket::take) {
+            let (services, stop) = (services.clone(), stop.clone());
+            tasks.spawn(async move { Ok(services.serve_unix(listener, stop).await?) });
+        }
+        for listener in self.tcp.drain(..) {
+            let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+            let tls = tls.filter(|_| !loopback).map(Tls::config);
+            let (services, stop) = (services.clone(), stop.clone());
+            tasks.spawn(async move { Ok(services.serve_tcp(listener, tls, stop).await?) });
+        }
+    }
+}
+
+/// What the TLS files hold.
+struct Tls {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Vec<u8>,
+}
+
+impl Tls {
+    fn config(&self) -> tonic::transport::ServerTlsConfig {
+        rpc::tls(&self.cert, &self.key, &self.client_ca)
+    }
+}
+
+fn read_tls(files: &TlsFiles) -> anyhow::Result<Tls> {
+    let read = |flag: &str, path: &Path| {
+        std::fs::read(path).with_context(|| format!("{flag} {}: cannot be read", path.display()))
+    };
+    Ok(Tls {
+        cert: read("--tls-cert", &files.cert)?,
+        key: read("--tls-key", &files.key)?,
+        client_ca: read("--client-ca", &files.client_ca)?,
+    })
+}
+
+fn boot_id() -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(BOOT_ID_FILE)
+        .with_context(|| format!("cannot read {BOOT_ID_FILE}"))?;
+    Ok(text.trim().to_owned())
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        sync_interval: config.sync_interval,
+        snapshot_interval: config.snapshot_interval,
+        retention: config.retention,
+    }
+}
+
+fn fleet_config(config: &Config) -> FleetConfig {
+    FleetConfig {
+        node: config.node_name.clone(),
+        replica_root: config.replica_root.clone(),
+        state_dir: config.state_dir.clone(),
+        defaults: settings(config),
+        spool_bytes_max: config.spool_bytes_max,
+        wal_bytes_max: config.wal_bytes_max,
+        drain_timeout: config.drain_timeout,
+        replica_owner: config.replica_owner.map(|(uid, gid)| Identity { uid, gid }),
+        cluster_uid: None,
+    }
+}
+
+fn discover_config(config: &Config) -> sqlrep_discover::Config {
+    let PodsSource::Dir(path) = &config.pods;
+    sqlrep_discover::Config::new(
+        PodSource::Dir(path.clone()),
+        config.kubelet_root.clone(),
+        config.node_name.clone(),
+    )
+}
+
+/// Looks at the replica root now and then: a share that vanishes is shown, one that comes is used.
+async fn watch_root(fleet: Fleet, pulse: Pulse, stop: CancellationToken) -> anyhow::Result<()> {
+    let watch = async {
+        loop {
+            let pause = match fleet.check_root().await {
+                Ok(()) => {
+                    pulse.root_was_usable();
+                    ROOT_LOOK
+                }
+                // The fleet logs and shows it.
+                Err(_) => ROOT_RETRY,
+            };
+            tokio::time::sleep(pause).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        () = watch => Ok(()),
+    }
+}

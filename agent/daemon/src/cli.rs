@@ -1,0 +1,54 @@
+//! From the arguments of a process to its exit code.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Cli, Command, RunArgs};
+use crate::shutdown::Until;
+use crate::{app, demo, gate, telemetry};
+
+/// Wrong arguments or environment.
+const EXIT_USAGE: u8 = 2;
+
+/// Runs `sqlrep-agent` with these arguments, the first of which is the program's name.
+///
+/// Exit codes: 0 done, 1 failed, 2 usage.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to be told that the terminal is gone.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
+        }
+    };
+    match cli.command {
+        Command::Gate(args) => gate::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoApp(args) => demo::app::run(&args),
+        Command::Run(args) => run_agent(*args, Until::Signal),
+        Command::DemoAgent(args) => run_agent(*args, Until::SignalOrEndOfInput),
+    }
+}
+
+fn run_agent(args: RunArgs, until: Until) -> ExitCode {
+    match args.check() {
+        Ok(config) => {
+            telemetry::start(config.log_format);
+            app::run(config, until)
+        }
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+/// Says on stderr why nothing was done.
+pub(crate) fn complain(message: &str) {
+    // Nobody is left to be told that the terminal is gone.
+    drop(writeln!(io::stderr(), "error: {message}"));
+}

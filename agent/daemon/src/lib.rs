@@ -1,0 +1,22 @@
+//! The node agent `sqlrep-agent`: the front page is the README.
+
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod adopt;
+mod app;
+mod args;
+mod cli;
+mod config;
+mod demo;
+mod gate;
+mod health;
+mod http;
+mod listen;
+mod metrics;
+mod rpc;
+mod shutdown;
+mod telemetry;
+mod units;
+
+pub use cli::run;

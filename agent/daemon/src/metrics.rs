@@ -1,0 +1,368 @@
+//! `/metrics` in the Prometheus text format, rendered from the fleet's own list at each scrape:
+//! there is no second set of books to keep.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sqlrep_pipeline::{DatabaseStatus, Fleet, RootHealth, State};
+
+/// The content type of the format.
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What a scrape shows.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// The node.
+    pub(crate) node: String,
+    /// One row for each database.
+    pub(crate) rows: Vec<DatabaseStatus>,
+    /// The root.
+    pub(crate) root: RootHealth,
+    /// Bytes that wait in the spool.
+    pub(crate) spool_bytes: u64,
+    /// Bytes that the spool may hold.
+    pub(crate) spool_bytes_max: u64,
+    /// When it was taken.
+    pub(crate) now: SystemTime,
+}
+
+impl Snapshot {
+    /// The fleet as it is now.
+    pub(crate) fn of(fleet: &Fleet) -> Self {
+        let config = fleet.config();
+        Self {
+            node: config.node.clone(),
+            rows: fleet.list(),
+            root: fleet.root(),
+            spool_bytes: fleet.pending_bytes(),
+            spool_bytes_max: config.spool_bytes_max,
+            now: SystemTime::now(),
+        }
+    }
+}
+
+/// Prometheus' kinds.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Gauge,
+    Counter,
+}
+
+/// One metric of a database.
+struct PerDatabase {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    value: fn(&DatabaseStatus, &Snapshot) -> Option<f64>,
+}
+
+/// Whole numbers up to 2^53 are exact in the format's floats; past that the last digits of byte
+/// counts do not matter.
+#[expect(clippy::cast_precision_loss, reason = "the format knows only 64-bit floats")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+/// A time as seconds since 1970.
+fn seconds(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Whether a database's commits do not reach its replica as they should.
+fn out_of_sync(row: &DatabaseStatus, all: &Snapshot) -> bool {
+    match row.state {
+        State::Stalled | State::Fenced | State::Unsupported => true,
+        State::Found
+        | State::Restoring
+        | State::Snapshotting
+        | State::Following
+        | State::Draining
+        | State::Gone => all.root.problem.is_some(),
+    }
+}
+
+const PER_DATABASE: [PerDatabase; 16] = [
+    PerDatabase {
+        name: "sqlrep_replica_lag_seconds",
+        kind: Kind::Gauge,
+        help: "Age of the oldest commit that is not on the replica; 0 when there is none.",
+        value: |row, all| Some(row.lag(all.now).as_secs_f64()),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_last_lag_seconds",
+        kind: Kind::Gauge,
+        help: "How long the last shipped change took from being seen to being on the replica.",
+        value: |row, _| Some(row.last_lag?.as_secs_f64()),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_last_sync_timestamp_seconds",
+        kind: Kind::Gauge,
+        help: "When something was last published on the replica.",
+        value: |row, _| Some(seconds(row.shipped_at?)),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_pending_bytes",
+        kind: Kind::Gauge,
+        help: "Captured bytes on the node that are not on the replica.",
+        value: |row, _| Some(float(row.pending_bytes)),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_out_of_sync",
+        kind: Kind::Gauge,
+        help: "1 while the database is stalled, fenced or unsupported.",
+        value: |row, all| Some(if out_of_sync(row, all) { 1.0 } else { 0.0 }),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_txid",
+        kind: Kind::Gauge,
+        help: "Newest TXID on the replica.",
+        value: |row, _| Some(float(row.shipped?.get())),
+    },
+    PerDatabase {
+        name: "sqlrep_database_size_bytes",
+        kind: Kind::Gauge,
+        help: "Size of the database.",
+        value: |row, _| Some(float(row.size_bytes)),
+    },
+    PerDatabase {
+        name: "sqlrep_database_wal_bytes",
+        kind: Kind::Gauge,
+        help: "Size of the database's WAL file.",
+        value: |row, _| Some(float(row.wal_bytes)),
+    },
+    PerDatabase {
+        name: "sqlrep_capture_frames_total",
+        kind: Kind::Counter,
+        help: "WAL frames read.",
+        value: |row, _| Some(float(row.counters.frames)),
+    },
+    PerDatabase {
+        name: "sqlrep_capture_files_total",
+        kind: Kind::Counter,
+        help: "L0 files written to the spool.",
+        value: |row, _| Some(float(row.counters.captured_files)),
+    },
+    PerDatabase {
+        name: "sqlrep_capture_bytes_total",
+        kind: Kind::Counter,
+        help: "Bytes of L0 files written to the spool.",
+        value: |row, _| Some(float(row.counters.captured_bytes)),
+    },
+    PerDatabase {
+        name: "sqlrep_ship_files_total",
+        kind: Kind::Counter,
+        help: "Files published on the replica.",
+        value: |row, _| Some(float(row.counters.shipped_files)),
+    },
+    PerDatabase {
+        name: "sqlrep_ship_bytes_total",
+        kind: Kind::Counter,
+        help: "Bytes published on the replica.",
+        value: |row, _| Some(float(row.counters.shipped_bytes)),
+    },
+    PerDatabase {
+        name: "sqlrep_checkpoints_total",
+        kind: Kind::Counter,
+        help: "Checkpoints that the agent ran.",
+        value: |row, _| Some(float(row.counters.checkpoints)),
+    },
+    PerDatabase {
+        name: "sqlrep_restores_total",
+        kind: Kind::Counter,
+        help: "Restores into the volume.",
+        value: |row, _| Some(float(row.counters.restores)),
+    },
+    PerDatabase {
+        name: "sqlrep_errors_total",
+        kind: Kind::Counter,
+        help: "Stages that failed and were tried again.",
+        value: |row, _| Some(float(row.counters.errors)),
+    },
+];
+
+const STATES: [State; 9] = [
+    State::Found,
+    State::Restoring,
+    State::Snapshotting,
+    State::Following,
+    State::Draining,
+    State::Gone,
+    State::Stalled,
+    State::Fenced,
+    State::Unsupported,
+];
+
+/// The whole page.
+pub(crate) fn render(all: &Snapshot) -> String {
+    let mut page = String::new();
+    let mut single = |name: &str, help: &str, labels: &str, value: f64| {
+        heading(&mut page, name, Kind::Gauge, help);
+        sample(&mut page, name, labels, value);
+    };
+    let build = format!(
+        "version=\"{}\",node=\"{}\"",
+        escape(env!("CARGO_PKG_VERSION")),
+        escape(&all.node)
+    );
+    single("sqlrep_build_info", "Always 1; the labels say what runs.", &build, 1.0);
+    let usable = if all.root.problem.is_none() { 1.0 } else { 0.0 };
+    single("sqlrep_replica_root_usable", "1 while the replica root can be used.", "", usable);
+    single("sqlrep_spool_bytes", "Bytes that wait for the replica.", "", float(all.spool_bytes));
+    let most = float(all.spool_bytes_max);
+    single("sqlrep_spool_bytes_max", "Bytes that the spool may hold.", "", most);
+    states(&mut page, all);
+    let rows = one_row_each(&all.rows);
+    for metric in &PER_DATABASE {
+        heading(&mut page, metric.name, metric.kind, metric.help);
+        for (labels, row) in &rows {
+            if let Some(value) = (metric.value)(row, all) {
+                sample(&mut page, metric.name, labels, value);
+            }
+        }
+    }
+    page
+}
+
+fn states(page: &mut String, all: &Snapshot) {
+    let name = "sqlrep_databases";
+    heading(page, name, Kind::Gauge, "Databases by state.");
+    for state in STATES {
+        let count = all.rows.iter().filter(|row| row.state == state).count();
+        let labels = format!("state=\"{state}\"");
+        sample(page, name, &labels, float(count as u64));
+    }
+}
+
+/// One row for each identity: a series may be on a page once only, and two pods of one app may be
+/// on a node, the old one draining.
+fn one_row_each(rows: &[DatabaseStatus]) -> BTreeMap<String, &DatabaseStatus> {
+    let is_leaving = |row: &DatabaseStatus| matches!(row.state, State::Draining | State::Gone);
+    let mut each: BTreeMap<String, &DatabaseStatus> = BTreeMap::new();
+    for row in rows {
+        let shown = each.entry(labels(row)).or_insert(row);
+        if is_leaving(shown) && !is_leaving(row) {
+            *shown = row;
+        }
+    }
+    each
+}
+
+fn labels(row: &DatabaseStatus) -> String {
+    format!(
+        "namespace=\"{}\",app=\"{}\",volume=\"{}\",db=\"{}\"",
+        escape(row.id.namespace()),
+        escape(row.id.app()),
+        escape(row.id.volume()),
+        escape(&row.id.encoded_path())
+    )
+}
+
+fn heading(page: &mut String, name: &str, kind: Kind, help: &str) {
+    let kind = match kind {
+        Kind::Gauge => "gauge",
+        Kind::Counter => "counter",
+    };
+    writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String takes all");
+}
+
+fn sample(page: &mut String, name: &str, labels: &str, value: f64) {
+    let (open, close) = if labels.is_empty() { ("", "") } else { ("{", "}") };
+    writeln!(page, "{name}{open}{labels}{close} {value}").expect("a String takes all");
+}
+
+/// A label's value: backslash, quote and line feed are escaped.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn snapshot(rows: Vec<DatabaseStatus>) -> Snapshot {
+        Snapshot {
+            node: "node-\"1\"".to_owned(),
+            rows,
+            root: RootHealth::default(),
+            spool_bytes: 5,
+            spool_bytes_max: 10 << 30,
+            now: UNIX_EPOCH + Duration::from_secs(1_000_010),
+        }
+    }
+
+    fn row(path: &str, pod: &str, state: State) -> DatabaseStatus {
+        let id = sqlrep_pipeline::DbId::new("media", "surmai", "sqlite", path).unwrap();
+        let mut row = DatabaseStatus::new(id, pod, pod);
+        row.state = state;
+        row.behind_since = Some(UNIX_EPOCH + Duration::from_secs(1_000_000));
+        row.shipped_at = Some(UNIX_EPOCH + Duration::from_secs(1_000_000));
+        row
+    }
+
+    /// Name and labels of each sample, with its value; checks the form of every line.
+    fn parse(page: &str) -> Vec<(String, f64)> {
+        let mut typed = BTreeSet::new();
+        let mut samples = Vec::new();
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                assert!(["gauge", "counter"].contains(&kind), "{line}");
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                assert!(typed.insert(name.to_owned()), "{name} is declared twice");
+            } else if !line.starts_with("# HELP ") {
+                let (series, value) = line.rsplit_once(' ').unwrap();
+                let name = series.split('{').next().unwrap();
+                assert!(typed.contains(name), "{line} comes before its type");
+                samples.push((series.to_owned(), value.parse().unwrap()));
+            }
+        }
+        let series: BTreeSet<_> = samples.iter().map(|(series, _)| series).collect();
+        assert_eq!(series.len(), samples.len(), "a series is on the page twice");
+        samples
+    }
+
+    #[test]
+    fn the_page_has_the_agreed_names_and_values() {
+        let samples = parse(&render(&snapshot(vec![row("data.db", "p", State::Following)])));
+        let value = |series: &str| {
+            samples.iter().find(|(found, _)| found == series).unwrap_or_else(|| panic!("{series}")).1
+        };
+        let of = "{namespace=\"media\",app=\"surmai\",volume=\"sqlite\",db=\"data.db\"}";
+        assert!((value(&format!("sqlrep_replica_lag_seconds{of}")) - 10.0).abs() < 1e-9);
+        let shipped = value(&format!("sqlrep_replica_last_sync_timestamp_seconds{of}"));
+        assert!((shipped - 1_000_000.0).abs() < 1e-9);
+        for name in ["sqlrep_replica_pending_bytes", "sqlrep_replica_out_of_sync"] {
+            assert!(value(&format!("{name}{of}")).abs() < 1e-9);
+        }
+        let build = format!(
+            "sqlrep_build_info{{version=\"{}\",node=\"node-\\\"1\\\"\"}}",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert!((value(&build) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_old_pod_that_drains_does_not_double_the_series() {
+        let rows = vec![
+            row("data.db", "old", State::Draining),
+            row("data.db", "new", State::Stalled),
+            row("data.db", "older", State::Gone),
+        ];
+        let samples = parse(&render(&snapshot(rows)));
+        let out: Vec<_> =
+            samples.iter().filter(|(series, _)| series.starts_with("sqlrep_replica_out")).collect();
+        assert_eq!(out.len(), 1);
+        assert!((out[0].1 - 1.0).abs() < 1e-9, "the living one is shown");
+    }
+
+    #[test]
+    fn names_from_pods_cannot_break_the_page() {
+        let rows = vec![row("a\"} 1\nsqlrep_fake 1\\.db", "p", State::Following)];
+        let samples = parse(&render(&snapshot(rows)));
+        assert!(!samples.iter().any(|(series, _)| series.starts_with("sqlrep_fake")));
+    }
+}

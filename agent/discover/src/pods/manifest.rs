@@ -1,0 +1,222 @@
+//! The few fields of a `v1/Pod` that matter here, as they are written. Everything else in a
+//! manifest is passed over, so that manifests of any Kubernetes version are read.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+/// A `v1/Pod`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Manifest {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) api_version: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) metadata: Metadata,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) spec: Spec,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) status: Status,
+    /// Of a `List` or `PodList`, which is what `kubectl get pods -o yaml` prints.
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) items: Vec<Manifest>,
+}
+
+impl Manifest {
+    /// The pods of a list, else the manifest itself. The items of a `PodList` do not repeat
+    /// what they are.
+    pub(crate) fn into_items(self) -> Vec<Self> {
+        if self.kind != "List" && self.kind != "PodList" {
+            return vec![self];
+        }
+        let mut items = self.items;
+        for item in items
+            .iter_mut()
+            .filter(|item| self.kind == "PodList" && item.kind.is_empty())
+        {
+            item.kind = "Pod".into();
+            item.api_version = "v1".into();
+        }
+        items
+    }
+}
+
+/// Its `metadata`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Metadata {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) namespace: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) uid: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) annotations: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) owner_references: Vec<OwnerReference>,
+    /// Only whether it is there matters.
+    pub(crate) deletion_timestamp: Option<String>,
+}
+
+/// One of its `metadata.ownerReferences`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct OwnerReference {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) name: String,
+    pub(crate) controller: Option<bool>,
+}
+
+/// Its `spec`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Spec {
+    pub(crate) node_name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) volumes: Vec<Volume>,
+}
+
+/// One of its `spec.volumes`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Volume {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) name: String,
+    /// `emptyDir:` with nothing behind it is what people write for `emptyDir: {}`; the API server
+    /// takes neither for anything else, so the key's presence decides.
+    #[serde(deserialize_with = "present")]
+    pub(crate) empty_dir: Option<EmptyDirSource>,
+}
+
+/// The inside of `emptyDir`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EmptyDirSource {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) medium: String,
+    pub(crate) size_limit: Option<Quantity>,
+}
+
+/// Its `status`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Status {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) phase: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) init_container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) container_statuses: Vec<ContainerStatus>,
+}
+
+/// One of its `status.containerStatuses`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ContainerStatus {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) restart_count: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) state: ContainerState,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) last_state: ContainerState,
+}
+
+/// Which of the states a container is in; what is inside them does not matter.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ContainerState {
+    pub(crate) running: Option<serde::de::IgnoredAny>,
+    pub(crate) terminated: Option<serde::de::IgnoredAny>,
+}
+
+impl ContainerStatus {
+    /// Whether its process was ever started.
+    pub(crate) fn has_run(&self) -> bool {
+        let ran = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
+        self.restart_count > 0 || ran(&self.state) || ran(&self.last_state)
+    }
+}
+
+/// A resource quantity, `10Gi` or a bare number.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Quantity {
+    /// A bare integer.
+    Bytes(u64),
+    /// As text.
+    Text(String),
+}
+
+impl Quantity {
+    /// Whole bytes, rounded up as Kubernetes does; `None` for what is no quantity.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        let text = match self {
+            Self::Bytes(bytes) => return Some(*bytes),
+            Self::Text(text) => text.trim(),
+        };
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        let (number, suffix) = text.split_at(digits);
+        // Thousandths, because "m" is a suffix too (`1500m` is one byte and a half).
+        let factor: u128 = match suffix {
+            "m" => 1,
+            "" => 1_000,
+            "k" => 1_000_000,
+            "M" => 1_000_000_000,
+            "G" => 1_000_000_000_000,
+            "T" => 1_000_000_000_000_000,
+            "P" => 1_000_000_000_000_000_000,
+            "Ki" => 1_000 << 10,
+            "Mi" => 1_000 << 20,
+            "Gi" => 1_000 << 30,
+            "Ti" => 1_000 << 40,
+            "Pi" => 1_000 << 50,
+            _ => return None,
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if (whole.is_empty() && fraction.is_empty()) || fraction.len() > 9 {
+            return None;
+        }
+        let whole: u128 = if whole.is_empty() {
+            0
+        } else {
+            whole.parse::<u64>().ok()?.into()
+        };
+        let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+        let part: u128 = if fraction.is_empty() {
+            0
+        } else {
+            fraction.parse().ok()?
+        };
+        let thousandths = (whole * scale + part).checked_mul(factor)?.div_ceil(scale);
+        u64::try_from(thousandths.div_ceil(1_000)).ok()
+    }
+}
+
+/// `null` is the default, as it is to the API server.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// A key that is there, be it with `null`.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    or_default(deserializer).map(Some)
+}

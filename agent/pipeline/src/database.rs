@@ -1,0 +1,677 @@
+//! One actor per database: the state machine of the flow, and the owner of its stages.
+//!
+//! ```text
+//! Found → Snapshotting → Following → Draining → Gone
+//!             Stalled{reason} and Fenced{owner} from the middle ones
+//! ```
+//!
+//! The actor owns no file and does no I/O: it starts a capture thread, sends work to the lanes,
+//! and takes one decision at a time. At most one piece of lane work is in flight per database.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sqlrep_capture::LiveFile;
+use sqlrep_format::Txid;
+use sqlrep_replica::owner::WriterId;
+use sqlrep_replica::{DbId, Manifest, Owner, OwnerState, Ownership};
+use sqlrep_spool::DatabaseSpool;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::decide::Decision;
+use crate::error::{CommandError, StageError};
+use crate::fleet::Context;
+use crate::lane::LaneError;
+use crate::progress::{Phase, Progress};
+use crate::remote::Remote;
+use crate::stage::capture::{Capture, Job, timestamp_now};
+use crate::stage::settle::{Settle, Settled};
+use crate::stage::ship::{Batch, End, Target};
+use crate::status::State;
+use crate::{JournalPolicy, Key, Volume, limits};
+
+/// What the fleet asks of an actor.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// Capture now and answer when everything is on the replica.
+    Ship(oneshot::Sender<Result<Txid, CommandError>>),
+    /// A person says that this database is the one to keep.
+    Adopt(oneshot::Sender<Result<(), CommandError>>),
+    /// The pod is gone: drain and end. Answers when every descriptor of the volume is closed.
+    Release(oneshot::Sender<()>),
+    /// The agent ends: read and cut what is there, let go, leave the rest in the spool.
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// The fleet's end of an actor.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    pub(crate) id: DbId,
+    pub(crate) asks: mpsc::Sender<Ask>,
+    pub(crate) capture: Option<Capture>,
+}
+
+/// Where the files go.
+#[derive(Debug)]
+enum Place {
+    /// Not known yet.
+    Undecided,
+    /// Known, and this is it.
+    Settled(Target),
+}
+
+/// What a piece of lane work came to.
+enum Outcome {
+    Decided(Result<Decision, StageError>),
+    Settled(Result<Settled, StageError>),
+    Shipped(Batch),
+}
+
+type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// What the manifest says, as far as this actor knows.
+#[derive(Debug, Default)]
+struct Saying {
+    /// What the last successful write said.
+    said: Option<(OwnerState, Option<Ownership>)>,
+    /// What the write in flight says.
+    sending: Option<(OwnerState, Option<Ownership>)>,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The pod lives.
+    No,
+    /// The tail is in the spool and must reach the replica, then the replica is released.
+    Released,
+    /// The agent ends: ship what can be shipped until it is cut off.
+    Shutdown,
+}
+
+/// The actor.
+pub(crate) struct Database {
+    context: Arc<Context>,
+    key: Key,
+    id: DbId,
+    volume: Volume,
+    writer: WriterId,
+    spool: DatabaseSpool,
+    main: Remote,
+    progress: Arc<Progress>,
+    capture: Option<Capture>,
+    place: Place,
+    branch: Option<(String, String)>,
+    manifest: Saying,
+    insisted: bool,
+    asks: mpsc::Receiver<Ask>,
+    waiting: Vec<(Txid, oneshot::Sender<Result<Txid, CommandError>>)>,
+    work: Option<Work>,
+    retry_at: Option<Instant>,
+    failures: u32,
+    failing_since: Option<Instant>,
+    ending: Ending,
+}
+
+impl Database {
+    /// An actor for a live database, or (without `live`) for the tail that a gone pod left.
+    pub(crate) fn start(
+        context: &Arc<Context>,
+        volume: Volume,
+        id: DbId,
+        spool: DatabaseSpool,
+        live: bool,
+    ) -> Handle {
+        let (sender, asks) = mpsc::channel(limits::CAPTURE_QUEUE);
+        let key = Key::new(&volume, id.path());
+        let mut actor = Self {
+            writer: WriterId::new(&context.config.node, &volume.pod.uid),
+            main: context.remote(&id),
+            progress: Arc::default(),
+            capture: None,
+            place: Place::Undecided,
+            branch: None,
+            manifest: Saying::default(),
+            insisted: false,
+            asks,
+            waiting: Vec::new(),
+            work: None,
+            retry_at: None,
+            failures: 0,
+            failing_since: None,
+            ending: if live { Ending::No } else { Ending::Released },
+            context: Arc::clone(context),
+            key,
+            id: id.clone(),
+            volume,
+            spool,
+        };
+        // What is known here is captured at once, whatever the NAS does (L4, G6).
+        // Only where a lost ledger is to be made whole first does capture wait for the replica.
+        if live
+            && actor
+                .spool
+                .position()
+                .is_some_and(|position| position.checksum.is_some())
+        {
+            actor.start_capture();
+        }
+        let capture = actor.capture.clone();
+        context.tracker.spawn(actor.run());
+        Handle {
+            id,
+            asks: sender,
+            capture,
+        }
+    }
+
+    async fn run(mut self) {
+        loop {
+            self.begin_work();
+            if self.is_finished() {
+                break;
+            }
+            tokio::select! {
+                ask = self.asks.recv() => match ask {
+                    Some(ask) => self.answer(ask).await,
+                    None => break,
+                },
+                () = self.progress.changed() => self.observe(),
+                outcome = next(&mut self.work) => {
+                    self.work = None;
+                    self.conclude(outcome).await;
+                }
+                () = until(self.retry_at) => self.retry_at = None,
+            }
+        }
+        self.finish();
+    }
+
+    // ---- work ----
+
+    /// Sends the next piece of work to a lane, if one is due and none is in flight.
+    fn begin_work(&mut self) {
+        if self.work.is_some() || self.retry_at.is_some() {
+            return;
+        }
+        self.work = match &self.place {
+            Place::Undecided => Some(self.decide()),
+            Place::Settled(target) if self.must_ship() => {
+                let target = target.clone();
+                Some(self.ship(target))
+            }
+            Place::Settled(_) => None,
+        };
+    }
+
+    fn must_ship(&self) -> bool {
+        self.spool.first_pending().is_some()
+            || (self.manifest_is_due() && self.spool.position().is_some())
+    }
+
+    /// Only the owner of a replica writes its manifest.
+    fn manifest_is_due(&self) -> bool {
+        self.branch.is_none() && self.manifest.said != Some(self.wanted_saying())
+    }
+
+    fn wanted_saying(&self) -> (OwnerState, Option<Ownership>) {
+        let state = match self.ending {
+            Ending::Released if self.spool.first_pending().is_none() => OwnerState::Released,
+            _ => OwnerState::Active,
+        };
+        let said = self
+            .manifest
+            .said
+            .as_ref()
+            .and_then(|(_, file)| file.clone());
+        (
+            state,
+            self.progress.with(|facts| facts.ownership.clone()).or(said),
+        )
+    }
+
+    fn settle(&self) -> Settle {
+        Settle {
+            store: self.main.clone(),
+            spool: self.spool.clone(),
+            root: self.context.root.clone(),
+            writer: self.writer,
+            pod: self.volume.pod.clone(),
+            cluster_uid: self.context.config.cluster_uid.clone(),
+            insisted: self.insisted,
+        }
+    }
+
+    fn decide(&self) -> Work {
+        let (lane, settle) = (self.context.bulk.clone(), self.settle());
+        Box::pin(async move {
+            let decided = lane
+                .run(limits::LIST_TIMEOUT, move || settle.decide())
+                .await;
+            Outcome::Decided(
+                decided
+                    .map_err(StageError::from)
+                    .and_then(|decided| decided),
+            )
+        })
+    }
+
+    fn carry_out(&self, decision: Decision) -> Work {
+        let (lane, settle) = (self.context.bulk.clone(), self.settle());
+        Box::pin(async move {
+            let job = move || settle.carry_out(decision, timestamp_now());
+            let settled = lane.run(limits::RESTORE_TIMEOUT, job).await;
+            Outcome::Settled(
+                settled
+                    .map_err(StageError::from)
+                    .and_then(|settled| settled),
+            )
+        })
+    }
+
+    fn open_branch(&self, owner: String) -> Work {
+        let (lane, settle) = (self.context.bulk.clone(), self.settle());
+        Box::pin(async move {
+            let job = move || settle.branch(owner, timestamp_now());
+            let settled = lane.run(limits::LIST_TIMEOUT, job).await;
+            Outcome::Settled(
+                settled
+                    .map_err(StageError::from)
+                    .and_then(|settled| settled),
+            )
+        })
+    }
+
+    fn ship(&mut self, target: Target) -> Work {
+        let lane = self.context.ship.clone();
+        let saying = self.manifest_is_due().then(|| self.wanted_saying());
+        let manifest = saying
+            .clone()
+            .map(|(state, file)| self.manifest(state, file));
+        self.manifest.sending = saying;
+        Box::pin(async move {
+            let shipped = lane.run(limits::SHIP_TIMEOUT, move || target.ship(manifest.as_ref()));
+            Outcome::Shipped(shipped.await.unwrap_or_else(|error: LaneError| Batch {
+                end: End::Failed(error.into()),
+                ..Batch::default()
+            }))
+        })
+    }
+
+    fn manifest(&self, state: OwnerState, file: Option<Ownership>) -> Manifest {
+        let pod = &self.volume.pod;
+        Manifest {
+            version: Manifest::VERSION,
+            id: self.id.clone(),
+            cluster_uid: self.context.config.cluster_uid.clone(),
+            namespace_uid: pod.namespace_uid.clone(),
+            owner: Owner {
+                pod: pod.name.clone(),
+                pod_uid: pod.uid.clone(),
+                node: self.context.config.node.clone(),
+                writer: self.writer,
+                state,
+                since: timestamp_now(),
+            },
+            file,
+            page_size: self.spool.position().map(|position| position.page_size),
+        }
+    }
+
+    // ---- outcomes ----
+
+    async fn conclude(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Decided(Ok(decision)) => {
+                if decision != Decision::Continue {
+                    // The spool is about to change under it.
+                    self.stop_capture().await;
+                }
+                self.work = Some(self.carry_out(decision));
+            }
+            Outcome::Settled(Ok(settled)) => self.settled(settled),
+            Outcome::Shipped(batch) => self.shipped(batch),
+            Outcome::Decided(Err(error)) | Outcome::Settled(Err(error)) => self.failed(&error),
+        }
+    }
+
+    fn settled(&mut self, settled: Settled) {
+        self.recovered();
+        let store = match settled {
+            Settled::Main => {
+                self.branch = None;
+                self.insisted = false;
+                self.main.clone()
+            }
+            Settled::Branch { store, name, owner } => {
+                tracing::error!(
+                    db = %self.id, pod = %self.volume.pod.name, %owner, branch = %name,
+                    "the replica is somebody else's: this database's commits go to a branch"
+                );
+                self.branch = Some((name, owner));
+                store
+            }
+        };
+        self.place = Place::Settled(Target {
+            store,
+            writer: self.writer,
+            spool: self.spool.clone(),
+            root: self.context.root.clone(),
+        });
+        if self.capture.is_none() && self.ending == Ending::No {
+            self.start_capture();
+        }
+        self.observe();
+    }
+
+    fn shipped(&mut self, batch: Batch) {
+        if let Some(txid) = batch.shipped {
+            self.note_shipped(txid, &batch);
+        }
+        match batch.end {
+            End::Done => {
+                self.recovered();
+                if let Some(saying) = self.manifest.sending.take() {
+                    self.manifest.said = Some(saying);
+                }
+                self.observe();
+            }
+            End::Fenced { by } => {
+                let owner = format!("writer {by:016x}");
+                self.place = Place::Undecided;
+                self.work = Some(self.open_branch(owner));
+            }
+            End::Failed(error) => self.failed(&error),
+        }
+    }
+
+    fn note_shipped(&mut self, txid: Txid, batch: &Batch) {
+        let now = SystemTime::now();
+        let since = self.progress.with(|facts| facts.shipped(txid));
+        let lag = since.and_then(|since| now.duration_since(since).ok());
+        self.context.board.update(&self.key, |row| {
+            row.shipped = Some(txid);
+            row.shipped_at = Some(now);
+            row.last_lag = lag.or(row.last_lag);
+            row.counters.shipped_files += batch.files;
+            row.counters.shipped_bytes += batch.bytes;
+        });
+        let (done, waiting) = self.waiting.drain(..).partition(|(want, _)| *want <= txid);
+        self.waiting = waiting;
+        let done: Vec<_> = done;
+        for (want, reply) in done {
+            drop(reply.send(Ok(want))); // a caller that gave up wants no answer
+        }
+    }
+
+    fn failed(&mut self, error: &StageError) {
+        let now = Instant::now();
+        let since = *self.failing_since.get_or_insert(now);
+        self.failures = self.failures.saturating_add(1);
+        let pause = limits::RETRY_MIN * 2_u32.saturating_pow(self.failures.min(10) - 1);
+        self.retry_at = Some(now + pause.min(limits::RETRY_MAX));
+        let (class, text) = (error.class(), error.text());
+        if self.failures == 1 {
+            tracing::warn!(db = %self.id, err = %text, class = class.as_str(), "ship");
+        }
+        let undecided = matches!(self.place, Place::Undecided);
+        self.context.board.update(&self.key, |row| {
+            row.counters.errors += 1;
+            row.last_error = Some(text.clone());
+            if undecided || now.duration_since(since) >= limits::STALLED_AFTER {
+                row.state = State::Stalled;
+                row.reason = Some(text);
+                row.hint = Some(class.hint().to_owned());
+            }
+        });
+    }
+
+    fn recovered(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(db = %self.id, attempts = self.failures, "works again");
+        }
+        self.failures = 0;
+        self.failing_since = None;
+    }
+
+    // ---- asks ----
+
+    async fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Ship(reply) => self.ship_now(reply).await,
+            Ask::Adopt(reply) => self.adopt(reply).await,
+            Ask::Release(done) => self.drain(Ending::Released, done).await,
+            Ask::Shutdown(done) => self.drain(Ending::Shutdown, done).await,
+        }
+    }
+
+    async fn ship_now(&mut self, reply: oneshot::Sender<Result<Txid, CommandError>>) {
+        let cut = match &self.capture {
+            Some(capture) => capture.cut().await,
+            None => Ok(self.spool.position().map(|position| position.txid)),
+        };
+        let answer = match cut {
+            Ok(Some(txid)) if self.spool.first_pending().is_none() => Ok(txid),
+            Ok(Some(txid)) => return self.waiting.push((txid, reply)),
+            Ok(None) => Err(CommandError::Unavailable(format!(
+                "{} has not been captured yet: {}",
+                self.id,
+                self.reason()
+            ))),
+            Err(error) => Err(error.into()),
+        };
+        drop(reply.send(answer)); // a caller that gave up wants no answer
+    }
+
+    async fn adopt(&mut self, reply: oneshot::Sender<Result<(), CommandError>>) {
+        if self.branch.is_none() && matches!(self.place, Place::Settled(_)) {
+            drop(reply.send(Err(CommandError::Refused(format!(
+                "{} is the owner of its replica already: nothing to adopt",
+                self.id
+            )))));
+            return;
+        }
+        tracing::info!(db = %self.id, "told to take the replica over");
+        // Whatever was captured so far stays on the branch; the spool follows the replica now.
+        self.stop_capture().await;
+        let cleared = self
+            .spool
+            .restart()
+            .map_err(|error| StageError::from(error).into());
+        if cleared.is_err() {
+            self.start_capture();
+        } else {
+            self.insisted = true;
+            self.manifest.said = None;
+            self.place = Place::Undecided;
+            self.work = None;
+            self.retry_at = None;
+        }
+        drop(reply.send(cleared)); // a caller that gave up wants no answer
+    }
+
+    async fn drain(&mut self, ending: Ending, done: oneshot::Sender<()>) {
+        if self.ending != Ending::No {
+            return;
+        }
+        self.ending = ending;
+        self.context
+            .board
+            .update(&self.key, |row| row.state = State::Draining);
+        if let Some(capture) = self.capture.take() {
+            match capture.drain().await {
+                Ok(txid) => tracing::debug!(db = %self.id, ?txid, "tail captured"),
+                Err(error) => {
+                    tracing::error!(db = %self.id, err = %error.text(), "the tail was not captured");
+                }
+            }
+        }
+        // Whoever asked may be gone.
+        let _gone = done.send(());
+        self.observe();
+    }
+
+    // ---- capture thread ----
+
+    fn start_capture(&mut self) {
+        let live = match LiveFile::new(&self.volume.dir, self.id.path()) {
+            Ok(live) => live,
+            Err(error) => return self.failed(&error.into()),
+        };
+        let job = Job {
+            name: format!("cap-{}", short(&self.id)),
+            live,
+            spool: self.spool.clone(),
+            options: self.context.capture_options(self.writer.get()),
+            sync_interval: self.volume.settings.sync_interval,
+            convert: self.volume.journal == JournalPolicy::Wal,
+            progress: Arc::clone(&self.progress),
+        };
+        self.progress.with(|facts| facts.phase = Phase::Opening);
+        match Capture::start(job) {
+            Ok(capture) => {
+                self.context.attach(&self.key, capture.clone());
+                self.capture = Some(capture);
+            }
+            Err(source) => self.failed(&StageError::Io {
+                action: "start a thread to capture",
+                path: self.volume.dir.join(self.id.path()),
+                source,
+            }),
+        }
+    }
+
+    async fn stop_capture(&mut self) {
+        if let Some(capture) = self.capture.take() {
+            capture.stop().await;
+        }
+        self.context.detach(&self.key);
+    }
+
+    // ---- status ----
+
+    /// Copies what the capture thread and the spool say onto the board.
+    fn observe(&mut self) {
+        let facts = self.progress.with(|facts| facts.clone());
+        let pending_bytes = self.spool.pending_bytes();
+        let (state, reason, hint) = self.state(&facts);
+        let failing = self.failures > 0;
+        self.context.board.update(&self.key, |row| {
+            row.txid = facts.txid.or(row.txid);
+            row.size_bytes = facts.size_bytes;
+            row.wal_bytes = facts.wal_bytes;
+            row.pending_bytes = pending_bytes;
+            row.behind_since = facts.behind_since();
+            row.branch = self.branch.as_ref().map(|(name, _)| name.clone());
+            row.counters.frames = facts.frames;
+            row.counters.captured_files = facts.files;
+            row.counters.captured_bytes = facts.bytes;
+            row.counters.checkpoints = facts.checkpoints;
+            if let Some((_, text)) = &facts.error {
+                row.last_error = Some(text.clone());
+            } else if !failing {
+                row.last_error = None;
+            }
+            let stays_stalled = failing && row.state == State::Stalled;
+            if !stays_stalled {
+                (row.state, row.reason, row.hint) = (state, reason, hint);
+            }
+        });
+    }
+
+    fn state(&self, facts: &crate::progress::Facts) -> (State, Option<String>, Option<String>) {
+        if self.ending != Ending::No {
+            return (State::Draining, None, None);
+        }
+        if let (Phase::Failed | Phase::Ended, Some((class, text))) = (facts.phase, &facts.error) {
+            let unsupported = *class == crate::error::Class::Unsupported;
+            let state = if unsupported {
+                State::Unsupported
+            } else {
+                State::Stalled
+            };
+            return (state, Some(text.clone()), Some(class.hint().to_owned()));
+        }
+        if let Some((name, owner)) = &self.branch {
+            let reason = format!("the replica belongs to {owner}; commits go to branch {name}");
+            let hint = format!("to keep this database instead: sqlrepctl adopt {}", self.id);
+            return (State::Fenced, Some(reason), Some(hint));
+        }
+        let state = match (&self.place, facts.phase) {
+            (Place::Undecided, _) => State::Found,
+            (_, Phase::Opening | Phase::Snapshotting) => State::Snapshotting,
+            (_, Phase::Following | Phase::Failed | Phase::Ended) => State::Following,
+        };
+        (state, None, None)
+    }
+
+    fn reason(&self) -> String {
+        let row = self.context.board.get(&self.key);
+        row.and_then(|row| row.reason.or(row.last_error))
+            .unwrap_or_else(|| "it was only just found".to_owned())
+    }
+
+    // ---- end ----
+
+    fn is_finished(&self) -> bool {
+        if self.ending == Ending::No || self.work.is_some() || self.capture.is_some() {
+            return false;
+        }
+        let nothing_left = self.spool.first_pending().is_none();
+        match self.ending {
+            Ending::No => false,
+            Ending::Shutdown => nothing_left,
+            // "Released" must be said, unless there is nothing to release.
+            Ending::Released => {
+                nothing_left
+                    && matches!(self.place, Place::Settled(_))
+                    && (self.spool.position().is_none() || !self.manifest_is_due())
+            }
+        }
+    }
+
+    fn finish(self) {
+        for (_, reply) in self.waiting {
+            // A caller that gave up wants no answer.
+            drop(reply.send(Err(CommandError::Unavailable("the pod is gone".to_owned()))));
+        }
+        if self.ending == Ending::Released {
+            self.context
+                .board
+                .update(&self.key, |row| row.state = State::Gone);
+            if let Err(error) = self.spool.retire() {
+                tracing::warn!(db = %self.id, err = %error, "cannot clear the spool of a gone pod");
+            }
+        }
+        self.context.forget(&self.key);
+    }
+}
+
+/// Waits for the work in flight, or for ever when there is none.
+async fn next(work: &mut Option<Work>) -> Outcome {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Eight characters that tell a database's thread from others in `top`.
+fn short(id: &DbId) -> String {
+    let hash = id
+        .to_string()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    format!("{:08x}", hash >> 32)
+}

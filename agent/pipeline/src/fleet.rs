@@ -1,0 +1,527 @@
+//! The databases of this node: added when they are found, drained when their pod goes.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlrep_capture::Options;
+use sqlrep_format::Txid;
+use sqlrep_replica::DbId;
+use sqlrep_spool::{Held, Limits, Spool};
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::database::{Ask, Database, Handle};
+use crate::error::{CommandError, StageError};
+use crate::lane::{Identity, Lane};
+use crate::remote::Remote;
+use crate::root::{RootHealth, RootWatch};
+use crate::stage::capture::Capture;
+use crate::status::{Board, DatabaseStatus, State};
+use crate::{Key, Medium, PodIdentity, RestorePolicy, Settings, Volume, limits};
+
+/// What a fleet needs to know to begin.
+#[derive(Clone, Debug)]
+pub struct FleetConfig {
+    /// Name of this node.
+    pub node: String,
+    /// Where the replicas are.
+    pub replica_root: PathBuf,
+    /// The node's own state: spool, ledger, lock.
+    pub state_dir: PathBuf,
+    /// The pace of databases whose pods name none.
+    pub defaults: Settings,
+    /// Bytes the spool may hold on this node.
+    pub spool_bytes_max: u64,
+    /// A WAL past this size is checkpointed with the write lock held for milliseconds.
+    pub wal_bytes_max: u64,
+    /// How long a shutdown waits for tails to be shipped.
+    pub drain_timeout: Duration,
+    /// Who the agent is on the replica share.
+    pub replica_owner: Option<Identity>,
+    /// UID of the cluster, where there is one.
+    pub cluster_uid: Option<String>,
+}
+
+impl FleetConfig {
+    /// Where files without a future are made: pending pages, restores on their way to a client.
+    pub(crate) fn scratch_dir(&self) -> PathBuf {
+        self.state_dir.join("scratch")
+    }
+}
+
+/// Why a fleet cannot begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Spool(#[from] sqlrep_spool::Error),
+    /// SQLite cannot be used.
+    #[error(transparent)]
+    Capture(#[from] sqlrep_capture::Error),
+    /// The scratch directory cannot be made.
+    #[error("cannot make an empty directory {path}")]
+    Scratch {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No threads.
+    #[error("cannot start the lanes")]
+    Lanes(#[source] std::io::Error),
+}
+
+/// What everything in the flow shares.
+pub(crate) struct Context {
+    pub(crate) config: FleetConfig,
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) board: Board,
+    pub(crate) ship: Lane,
+    pub(crate) bulk: Lane,
+    pub(crate) root: RootWatch,
+    pub(crate) tracker: TaskTracker,
+    actors: Mutex<HashMap<Key, Handle>>,
+    pods: Mutex<HashSet<String>>,
+    insisted: Mutex<HashSet<DbId>>,
+    ready: watch::Sender<bool>,
+}
+
+impl Context {
+    /// The replica of a database on the root.
+    pub(crate) fn remote(&self, id: &DbId) -> Remote {
+        self.remote_at(self.root.path().join(id.replica_path()))
+    }
+
+    pub(crate) fn remote_at(&self, dir: PathBuf) -> Remote {
+        Remote::new(dir, self.config.replica_owner)
+    }
+
+    pub(crate) fn capture_options(&self, writer: u64) -> Options {
+        let mut options = Options::new(writer, self.config.scratch_dir());
+        options.wal_hard_bytes = self.config.wal_bytes_max;
+        options
+    }
+
+    /// Tells the touch path of a capture thread.
+    pub(crate) fn attach(&self, key: &Key, capture: Capture) {
+        if let Some(handle) = self.actors().get_mut(key) {
+            handle.capture = Some(capture);
+        }
+    }
+
+    pub(crate) fn detach(&self, key: &Key) {
+        if let Some(handle) = self.actors().get_mut(key) {
+            handle.capture = None;
+        }
+    }
+
+    /// An actor has ended.
+    pub(crate) fn forget(&self, key: &Key) {
+        self.actors().remove(key);
+        self.board.remove(key);
+    }
+
+    /// Whether a pod is known on this node, or its tail is still here.
+    pub(crate) fn lives(&self, pod_uid: &str) -> bool {
+        self.pods().contains(pod_uid) || self.actors().keys().any(|key| key.pod_uid == pod_uid)
+    }
+
+    /// Whether a person said to take this replica whoever holds it.
+    pub(crate) fn take_insistence(&self, id: &DbId) -> bool {
+        lock(&self.insisted).remove(id)
+    }
+
+    fn actors(&self) -> MutexGuard<'_, HashMap<Key, Handle>> {
+        lock(&self.actors)
+    }
+
+    fn pods(&self) -> MutexGuard<'_, HashSet<String>> {
+        lock(&self.pods)
+    }
+}
+
+/// A handle on the databases of this node; clones share them.
+#[derive(Clone)]
+pub struct Fleet {
+    pub(crate) context: Arc<Context>,
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet")
+            .field("config", &self.context.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a shutdown left behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Databases that are fully on the replica.
+    pub drained: usize,
+    /// Databases whose tail waits in the spool; it is shipped at the next start.
+    pub left: Vec<DbId>,
+}
+
+impl Fleet {
+    /// Opens the state directory and starts the lanes. Must be called inside a tokio runtime.
+    ///
+    /// The replica root is not touched here: a NAS that is away does not keep an agent from
+    /// starting.
+    pub fn start(config: FleetConfig) -> Result<Self, StartError> {
+        sqlrep_capture::init()?;
+        let spool = Spool::open(
+            &config.state_dir,
+            Limits {
+                bytes_max: config.spool_bytes_max,
+            },
+        )?;
+        empty_dir(&config.scratch_dir())?;
+        let spool = Arc::new(spool);
+        let root = RootWatch::new(config.replica_root.clone(), Arc::clone(&spool));
+        let context = Context {
+            ship: Lane::start("ship", limits::SHIP_THREADS).map_err(StartError::Lanes)?,
+            bulk: Lane::start("bulk", limits::BULK_THREADS).map_err(StartError::Lanes)?,
+            board: Board::new(),
+            tracker: TaskTracker::new(),
+            actors: Mutex::default(),
+            pods: Mutex::default(),
+            insisted: Mutex::default(),
+            ready: watch::Sender::new(false),
+            config,
+            spool,
+            root,
+        };
+        Ok(Self {
+            context: Arc::new(context),
+        })
+    }
+
+    /// Says that a pod exists, before anything is done for any pod that was seen with it.
+    pub fn register(&self, pod_uid: &str) {
+        self.context.pods().insert(pod_uid.to_owned());
+    }
+
+    /// Says that every pod of this node has been registered once. Who is not known now is gone:
+    /// owners are judged from here on, and tails that gone pods left in the spool are shipped.
+    pub fn ready(&self) {
+        self.context.ready.send_replace(true);
+        self.ship_orphans();
+    }
+
+    /// Waits for [`Fleet::ready`].
+    pub(crate) async fn wait_ready(&self) {
+        let mut ready = self.context.ready.subscribe();
+        // The sender lives as long as the context that we hold.
+        drop(ready.wait_for(|ready| *ready).await);
+    }
+
+    /// A WAL database was found: captures and ships it from now on. Does nothing for one that is
+    /// known.
+    pub fn adopt(&self, volume: &Volume, path: &Path) {
+        if let Err(error) = self.try_adopt(volume, path) {
+            self.unsupported(volume, path, error.text(), error.class().hint().to_owned());
+        }
+    }
+
+    fn try_adopt(&self, volume: &Volume, path: &Path) -> Result<(), StageError> {
+        let id = identity(volume, path)?;
+        let key = Key::new(volume, path);
+        let mut actors = self.context.actors();
+        if actors.contains_key(&key) {
+            return Ok(());
+        }
+        if actors.len() >= limits::DATABASES_MAX {
+            let reason = format!(
+                "this node follows {} databases already",
+                limits::DATABASES_MAX
+            );
+            return Err(StageError::Refused { reason });
+        }
+        let spool = self.context.spool.database(&id, &volume.pod.uid)?;
+        self.context.board.remove(&key);
+        let row = DatabaseStatus::new(id.clone(), &volume.pod.name, &volume.pod.uid);
+        self.context.board.insert(&key, row);
+        let handle = Database::start(&self.context, volume.clone(), id, spool, true);
+        actors.insert(key, handle);
+        Ok(())
+    }
+
+    /// A file was found that cannot be followed: it is listed with the reason, never ignored.
+    pub fn unsupported(&self, volume: &Volume, path: &Path, reason: String, hint: String) {
+        let Ok(id) = identity(volume, path) else {
+            tracing::warn!(path = %path.display(), %reason, "cannot be replicated");
+            return;
+        };
+        let key = Key::new(volume, path);
+        let mut row = DatabaseStatus::new(id, &volume.pod.name, &volume.pod.uid);
+        row.state = State::Unsupported;
+        (row.reason, row.hint) = (Some(reason), Some(hint));
+        if self.context.actors().contains_key(&key) {
+            return; // it is followed; its own actor says what is wrong with it
+        }
+        self.context.board.remove(&key);
+        self.context.board.insert(&key, row);
+    }
+
+    /// Something may have been written. Never blocks.
+    pub fn touch(&self, pod_uid: &str, volume: &str, path: &Path) {
+        let key = Key {
+            pod_uid: pod_uid.to_owned(),
+            volume: volume.to_owned(),
+            path: path.to_path_buf(),
+        };
+        if let Some(Handle {
+            capture: Some(capture),
+            ..
+        }) = self.context.actors().get(&key)
+        {
+            capture.touch();
+        }
+    }
+
+    /// Hints were lost: everything may have been written.
+    pub fn touch_all(&self) {
+        for handle in self.context.actors().values() {
+            if let Some(capture) = &handle.capture {
+                capture.touch();
+            }
+        }
+    }
+
+    /// The file is gone while its pod lives. Its descriptors are still held: the capture thread
+    /// reads the tail and waits for another file at this path.
+    pub fn vanished(&self, pod_uid: &str, volume: &str, path: &Path) {
+        self.touch(pod_uid, volume, path);
+        let key = Key {
+            pod_uid: pod_uid.to_owned(),
+            volume: volume.to_owned(),
+            path: path.to_path_buf(),
+        };
+        if !self.context.actors().contains_key(&key) {
+            self.context.board.remove(&key);
+        }
+    }
+
+    /// The pod is going: drains its databases. Returns when all tails are in the spool and every
+    /// descriptor is closed; shipping goes on by itself.
+    pub async fn release(&self, pod_uid: &str) {
+        self.context.pods().remove(pod_uid);
+        let of_pod = self.handles(|key| key.pod_uid == pod_uid);
+        drain_all(&of_pod, Ask::Release).await;
+        // What had no actor (unsupported, or restored and never opened) has nothing to drain.
+        for (key, _) in self.context.board.rows_with_keys() {
+            if key.pod_uid == pod_uid && !self.context.actors().contains_key(&key) {
+                self.context.board.remove(&key);
+            }
+        }
+    }
+
+    fn handles(&self, wanted: impl Fn(&Key) -> bool) -> Vec<Handle> {
+        let actors = self.context.actors();
+        actors
+            .iter()
+            .filter(|(key, _)| wanted(key))
+            .map(|(_, handle)| handle.clone())
+            .collect()
+    }
+
+    /// What is known of each database.
+    pub fn list(&self) -> Vec<DatabaseStatus> {
+        self.context.board.list()
+    }
+
+    /// Rings when something in [`Fleet::list`] changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.context.board.changes()
+    }
+
+    /// What was last seen of the replica root.
+    pub fn root(&self) -> RootHealth {
+        self.context.root.health()
+    }
+
+    /// Looks at the replica root now.
+    pub async fn check_root(&self) -> Result<(), StageError> {
+        let root = self.context.root.clone();
+        let identity = self.context.config.replica_owner;
+        let check = move || crate::lane::acting(identity, || root.check());
+        self.context.bulk.run(limits::LIST_TIMEOUT, check).await??;
+        Ok(())
+    }
+
+    /// Bytes in the spool that wait to be shipped.
+    pub fn pending_bytes(&self) -> u64 {
+        self.context.spool.pending_bytes()
+    }
+
+    /// What the fleet was started with.
+    pub fn config(&self) -> &FleetConfig {
+        &self.context.config
+    }
+
+    /// Captures what is committed and waits until it is on the replica (the verb `sync`).
+    pub async fn capture_and_ship(&self, id: &DbId) -> Result<Txid, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(id, Ask::Ship(reply)).await?;
+        answer.await.unwrap_or_else(|_| Err(gone(id)))
+    }
+
+    /// Makes a live database the owner of its replica, whoever owned it (the verb `adopt`).
+    pub async fn take_over(&self, id: &DbId) -> Result<(), CommandError> {
+        if self.live_key(id).is_none() {
+            // A pod that waits in prepare() for the old owner looks here at its next try.
+            lock(&self.context.insisted).insert(id.clone());
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.ask(id, Ask::Adopt(reply)).await?;
+        answer.await.unwrap_or_else(|_| Err(gone(id)))
+    }
+
+    async fn ask(&self, id: &DbId, ask: Ask) -> Result<(), CommandError> {
+        let asks = self
+            .live_key(id)
+            .and_then(|key| {
+                self.context
+                    .actors()
+                    .get(&key)
+                    .map(|handle| handle.asks.clone())
+            })
+            .ok_or_else(|| gone(id))?;
+        asks.send(ask).await.map_err(|_| gone(id))
+    }
+
+    fn live_key(&self, id: &DbId) -> Option<Key> {
+        let keys = self.context.board.keys_of(id);
+        let actors = self.context.actors();
+        keys.into_iter().find(|key| actors.contains_key(key))
+    }
+
+    /// Ends: captures every tail, ships what can be shipped within the drain timeout, and leaves
+    /// the rest in the spool for the next start.
+    pub async fn shutdown(self) -> DrainReport {
+        let handles = self.handles(|_| true);
+        self.context.tracker.close();
+        let drained = async {
+            drain_all(&handles, Ask::Shutdown).await;
+            self.context.tracker.wait().await;
+        };
+        if tokio::time::timeout(self.context.config.drain_timeout, drained)
+            .await
+            .is_err()
+        {
+            tracing::warn!("drain timeout: what is left ships at the next start");
+        }
+        let left: Vec<DbId> = self
+            .context
+            .actors()
+            .values()
+            .map(|handle| handle.id.clone())
+            .collect();
+        DrainReport {
+            drained: handles.len().saturating_sub(left.len()),
+            left,
+        }
+    }
+
+    /// Tails in the spool whose pods are gone: they are shipped and their replicas released.
+    fn ship_orphans(&self) {
+        let held = self.context.spool.databases().unwrap_or_else(|error| {
+            tracing::error!(err = %error, "cannot look for tails of pods that are gone");
+            Vec::new()
+        });
+        for Held { id, pod_uid, .. } in held {
+            if self.context.pods().contains(&pod_uid) {
+                continue;
+            }
+            let volume = orphan(&id, &pod_uid, self.context.config.defaults);
+            let key = Key::new(&volume, id.path());
+            let mut actors = self.context.actors();
+            if actors.contains_key(&key) {
+                continue;
+            }
+            match self.context.spool.database(&id, &pod_uid) {
+                Ok(spool) => {
+                    tracing::info!(db = %id, pod_uid, "a pod that is gone left a tail to ship");
+                    let row = DatabaseStatus::new(id.clone(), &volume.pod.name, &pod_uid);
+                    self.context.board.insert(&key, row);
+                    actors.insert(
+                        key,
+                        Database::start(&self.context, volume, id, spool, false),
+                    );
+                }
+                Err(error) => {
+                    tracing::error!(db = %id, err = %error, "cannot open the spool of a gone pod");
+                }
+            }
+        }
+    }
+}
+
+/// Asks all at once, then waits until each has captured its tail and closed its descriptors.
+async fn drain_all(handles: &[Handle], ask: fn(oneshot::Sender<()>) -> Ask) {
+    let mut drained = Vec::with_capacity(handles.len());
+    for handle in handles {
+        let (reply, done) = oneshot::channel();
+        // An actor that has ended is drained.
+        drop(handle.asks.send(ask(reply)).await);
+        drained.push(done);
+    }
+    for done in drained {
+        // The same, if it ends while it is asked.
+        drop(done.await);
+    }
+}
+
+/// The identity of a path in a volume.
+pub(crate) fn identity(volume: &Volume, path: &Path) -> Result<DbId, StageError> {
+    let pod = &volume.pod;
+    DbId::new(&pod.namespace, &pod.app, &volume.name, path).map_err(|error| StageError::Refused {
+        reason: format!("no replica can be named after this file: {error}"),
+    })
+}
+
+/// A volume that only exists in the spool any more.
+fn orphan(id: &DbId, pod_uid: &str, settings: Settings) -> Volume {
+    Volume {
+        pod: PodIdentity {
+            namespace: id.namespace().to_owned(),
+            app: id.app().to_owned(),
+            name: format!("gone-{pod_uid}"),
+            uid: pod_uid.to_owned(),
+            namespace_uid: None,
+        },
+        name: id.volume().to_owned(),
+        dir: PathBuf::new(),
+        medium: Medium::Disk,
+        settings,
+        restore: RestorePolicy::Never,
+        journal: crate::JournalPolicy::Keep,
+    }
+}
+
+/// Whatever a former run left in the scratch directory is of no use to anybody.
+fn empty_dir(path: &Path) -> Result<(), StartError> {
+    let removed = match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => std::fs::create_dir_all(path),
+    };
+    removed.map_err(|source| StartError::Scratch {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn gone(id: &DbId) -> CommandError {
+    CommandError::NotFound(format!("no live database {id} on this node"))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Maps of handles stay whole when a holder panics between two statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

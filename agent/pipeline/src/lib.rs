@@ -1,0 +1,34 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod database;
+mod decide;
+mod error;
+mod fleet;
+mod lane;
+pub mod limits;
+mod pace;
+mod prepare;
+mod progress;
+mod remote;
+mod requests;
+mod root;
+mod stage;
+mod status;
+mod volume;
+
+pub use error::{Class, CommandError, PrepareError, StageError, chain};
+pub use fleet::{DrainReport, Fleet, FleetConfig, StartError};
+pub use lane::{Identity, LaneError};
+pub use prepare::Prepared;
+pub use requests::{
+    BranchSummary, FileSummary, History, ReadProgress, ReplicaSummary, RestoreInfo, RestorePart,
+    RestoreStream,
+};
+pub use root::RootHealth;
+pub use sqlrep_capture::demo;
+pub use sqlrep_format::{Crc64, Timestamp, Txid, TxidRange};
+pub use sqlrep_replica::{DbId, Ownership, Point, Verified};
+pub use stage::restore::RestoredDatabase;
+pub use status::{Counters, DatabaseStatus, State};
+pub use volume::{JournalPolicy, Key, Medium, PodIdentity, RestorePolicy, Settings, Volume};

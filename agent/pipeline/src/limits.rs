@@ -1,0 +1,52 @@
+//! Every bound of the flow, with its arithmetic (L12).
+
+use std::time::Duration;
+
+/// Threads that ship to one target. Each publish is a handful of round trips to the NAS;
+/// four in flight hide their latency for a hundred databases that commit at once.
+pub const SHIP_THREADS: usize = 4;
+
+/// Threads for restores, verification and listings of one target, apart from shipping so that
+/// a long read never delays a commit on its way out.
+pub const BULK_THREADS: usize = 2;
+
+/// Jobs that may wait for a lane. Each database has at most one job per lane in flight, so
+/// this is the number of databases that may be behind at once before callers are told "busy".
+pub const LANE_QUEUE: usize = 4096;
+
+/// How long a caller waits for one publish before its lane counts as stalled. A hard NFS mount
+/// retries for ever; the thread is not freed by this, only the caller.
+pub const SHIP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a caller waits for a listing or a small file.
+pub const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a restore may take before its caller gives up: 1 TB at 100 MB/s.
+pub const RESTORE_TIMEOUT: Duration = Duration::from_secs(3 * 3600);
+
+/// First pause after a failed stage; it doubles up to [`RETRY_MAX`].
+pub const RETRY_MIN: Duration = Duration::from_millis(100);
+
+/// Longest pause between attempts: an outage ends at most this long before it is noticed.
+pub const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// A replica that cannot be written for this long is shown as stalled.
+pub const STALLED_AFTER: Duration = Duration::from_secs(5);
+
+/// Commands that may wait for one capture thread.
+pub const CAPTURE_QUEUE: usize = 16;
+
+/// Stack of a capture thread: SQLite needs about 40 KB for the statements we run.
+pub const CAPTURE_STACK_BYTES: usize = 128 * 1024;
+
+/// Databases on one node; one thread and about ten descriptors each.
+pub const DATABASES_MAX: usize = 4096;
+
+/// Chunks of a restore stream that may wait for a slow client: 8 × 256 KiB.
+pub const STREAM_CHUNKS: usize = 8;
+
+/// Bytes in one chunk of a restore stream.
+pub const STREAM_CHUNK_BYTES: usize = 256 * 1024;
+
+const _: () = assert!(RETRY_MIN.as_millis() < RETRY_MAX.as_millis());
+const _: () = assert!(LANE_QUEUE >= DATABASES_MAX);

@@ -1,0 +1,276 @@
+//! When one database is looked at, and when its pending pages become an L0 file.
+//!
+//! Pure: time is an argument. The rules:
+//!
+//! - Nothing happens without a hint: an idle database has no timer.
+//! - A hint is only a hint: the commit may be published a moment after the write that we were told
+//!   of, so looks are repeated with growing pauses until they were quiet for a while.
+//! - A commit after a pause is cut at once, and so is what came after it as soon as the writer
+//!   pauses again; a bucket of tokens bounds how many files that may give.
+//! - Under load, or without tokens, one L0 file per `sync_interval` is cut, while the WAL is read
+//!   and rolled every [`STEP`].
+
+use std::time::{Duration, Instant};
+
+/// Pause between looks while commits keep coming. Short enough that the WAL of a full-speed
+/// writer stays small, long enough that a page which is written often is read once.
+pub(crate) const STEP: Duration = Duration::from_millis(15);
+
+/// First pause after a quiet look that followed a hint; it doubles.
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(1);
+
+/// Looks end when the pause has grown past this: the commit that caused the hint was published
+/// or rolled back long ago, and the next write gives a new hint.
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(512);
+
+/// Pause between attempts after an error.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A writer that was silent for this long has paused: what it wrote is worth a file now. Far
+/// longer than the gap between the commits of a busy writer, far shorter than a person notices.
+const PAUSE: Duration = Duration::from_millis(40);
+
+/// Early files per `sync_interval` that a steady trickle of commits may cost.
+const EARLY_PER_INTERVAL: u32 = 2;
+
+/// Early files that may come in one go after a calm time.
+const EARLY_BURST: u32 = 16;
+
+/// The clock of one capture thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    sync_interval: Duration,
+    last_cut: Option<Instant>,
+    last_new: Option<Instant>,
+    next_look: Option<Instant>,
+    pause: Duration,
+    pending: Option<Pending>,
+    /// When the bucket of early cuts is full again (a "theoretical arrival time").
+    bucket_full_at: Option<Instant>,
+}
+
+/// Pages that are read and not cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pending {
+    /// They came after a pause.
+    AfterPause,
+    /// They came while the writer was busy.
+    Busy,
+}
+
+impl Pace {
+    pub(crate) fn new(sync_interval: Duration) -> Self {
+        Self {
+            sync_interval,
+            last_cut: None,
+            last_new: None,
+            next_look: None,
+            pause: LOOK_AGAIN_MIN,
+            pending: None,
+            bucket_full_at: None,
+        }
+    }
+
+    /// Something may have been written.
+    pub(crate) fn touched(&mut self, now: Instant) {
+        self.pause = LOOK_AGAIN_MIN;
+        let soon = if self.pending.is_some() {
+            now + STEP
+        } else {
+            now
+        };
+        self.next_look = Some(self.next_look.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// A look found nothing new.
+    pub(crate) fn quiet(&mut self, now: Instant) {
+        self.next_look = (self.pause <= LOOK_AGAIN_MAX).then(|| now + self.pause);
+        self.pause *= 2;
+    }
+
+    /// New commits were read.
+    pub(crate) fn stepped(&mut self, now: Instant) {
+        let paused = self
+            .last_new
+            .is_none_or(|at| now.saturating_duration_since(at) >= PAUSE);
+        let fresh = if paused {
+            Pending::AfterPause
+        } else {
+            Pending::Busy
+        };
+        self.pending = Some(self.pending.unwrap_or(fresh));
+        self.last_new = Some(now);
+        self.pause = LOOK_AGAIN_MIN;
+        self.next_look = Some(now + STEP);
+    }
+
+    /// An L0 file was cut.
+    pub(crate) fn cut(&mut self, now: Instant) {
+        if self
+            .last_cut
+            .is_some_and(|at| now < at + self.sync_interval)
+        {
+            let from = self.bucket_full_at.map_or(now, |at| at.max(now));
+            self.bucket_full_at = Some(from + self.token());
+        }
+        self.pending = None;
+        self.last_cut = Some(now);
+    }
+
+    /// A stage failed: try again in a while.
+    pub(crate) fn failed(&mut self, now: Instant) {
+        self.next_look = Some(now + RETRY);
+    }
+
+    /// Whether the pending pages are due.
+    pub(crate) fn cut_due(&self, now: Instant) -> bool {
+        self.cut_at().is_some_and(|at| at <= now)
+    }
+
+    /// Whether a look is due.
+    pub(crate) fn look_due(&self, now: Instant) -> bool {
+        self.next_look.is_some_and(|at| at <= now)
+    }
+
+    /// Until when the thread may sleep; `None` is until somebody calls.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        match (self.next_look, self.cut_at()) {
+            (Some(look), Some(cut)) => Some(look.min(cut)),
+            (look, cut) => look.or(cut),
+        }
+    }
+
+    /// When the pending pages are due; `None` when there are none.
+    fn cut_at(&self) -> Option<Instant> {
+        let (pending, last_new) = (self.pending?, self.last_new?);
+        let due = self.last_cut.map_or(last_new, |at| at + self.sync_interval);
+        let early = match pending {
+            Pending::AfterPause => last_new,
+            Pending::Busy => last_new + PAUSE,
+        };
+        Some(due.min(early.max(self.token_at(last_new))))
+    }
+
+    /// From when on an early cut is within the bucket.
+    fn token_at(&self, fallback: Instant) -> Instant {
+        let burst = self.token() * (EARLY_BURST - 1);
+        self.bucket_full_at
+            .and_then(|at| at.checked_sub(burst))
+            .unwrap_or(fallback)
+    }
+
+    fn token(&self) -> Duration {
+        self.sync_interval / EARLY_PER_INTERVAL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn an_idle_database_sleeps_without_a_timer() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        assert_eq!(pace.wake_at(), None);
+        pace.touched(start);
+        let (mut now, mut looks) = (start, 0);
+        while let Some(at) = pace.wake_at() {
+            now = now.max(at);
+            assert!(pace.look_due(now));
+            pace.quiet(now);
+            looks += 1;
+            assert!(looks < 20, "looks end by themselves");
+        }
+        assert!(
+            now - start >= Duration::from_millis(500),
+            "a slow publication is still seen"
+        );
+    }
+
+    #[test]
+    fn the_first_commit_after_a_quiet_spell_is_cut_at_once() {
+        let now = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        pace.stepped(now);
+        assert!(pace.cut_due(now));
+        pace.cut(now);
+        let later = now + Duration::from_millis(200);
+        pace.stepped(later);
+        assert!(
+            pace.cut_due(later),
+            "a pause is enough, not a whole interval"
+        );
+    }
+
+    #[test]
+    fn a_commit_soon_after_another_waits_for_the_pause_only() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        pace.stepped(start);
+        pace.cut(start);
+        let second = start + Duration::from_millis(20);
+        pace.stepped(second);
+        assert!(!pace.cut_due(second));
+        assert_eq!(pace.wake_at(), Some(second + STEP));
+        assert!(pace.cut_due(second + PAUSE));
+    }
+
+    #[test]
+    fn a_steady_trickle_is_bounded_by_the_bucket() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        let mut cuts = 0;
+        for tick in 0..600 {
+            let mut now = start + Duration::from_millis(100) * tick;
+            pace.stepped(now);
+            for _ in 0..9 {
+                if pace.cut_due(now) {
+                    pace.cut(now);
+                    cuts += 1;
+                }
+                now += Duration::from_millis(10);
+            }
+        }
+        let most = 60 * EARLY_PER_INTERVAL + EARLY_BURST + 60;
+        assert!(
+            (120..=most).contains(&cuts),
+            "60 s of 10 commits a second: {cuts} files"
+        );
+    }
+
+    #[test]
+    fn under_load_one_file_is_cut_per_interval() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        let mut cuts = 0;
+        for tick in 0..1000 {
+            let now = start + STEP * tick;
+            pace.stepped(now);
+            if pace.cut_due(now) {
+                pace.cut(now);
+                cuts += 1;
+            }
+        }
+        assert!(
+            (14..=17).contains(&cuts),
+            "15 s of load, one file a second: {cuts}"
+        );
+    }
+
+    #[test]
+    fn pending_pages_wake_the_thread_even_when_no_look_is_due() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        pace.stepped(start);
+        pace.cut(start);
+        let second = start + Duration::from_millis(10);
+        pace.stepped(second);
+        for _ in 0..20 {
+            pace.quiet(second);
+        }
+        assert_eq!(pace.wake_at(), Some(second + PAUSE));
+    }
+}

@@ -1,0 +1,97 @@
+//! A replica as the lane's identity sees it.
+//!
+//! On a root-squashed share the agent's root is nobody, so every call on the replica is made as
+//! `--replica-uid`. The spool and its ledger stay the agent's own: only the calls themselves
+//! change who the thread is, not the work around them.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use sqlrep_format::{Timestamp, TxidRange, ltx::Level};
+use sqlrep_replica::{DirStore, Listing, Manifest, Put, ReplicaFile, Store, StoreError, manifest};
+
+use crate::error::{StageError, chain};
+use crate::lane::{Identity, acting};
+
+/// A [`DirStore`] on the replica root.
+#[derive(Clone, Debug)]
+pub(crate) struct Remote {
+    store: DirStore,
+    identity: Option<Identity>,
+}
+
+impl Remote {
+    pub(crate) fn new(dir: PathBuf, identity: Option<Identity>) -> Self {
+        Self {
+            store: DirStore::new(dir),
+            identity,
+        }
+    }
+
+    /// Another store under the same identity.
+    pub(crate) fn with(&self, store: DirStore) -> Self {
+        Self {
+            store,
+            identity: self.identity,
+        }
+    }
+
+    /// Runs a call on the replica under the identity.
+    pub(crate) fn acting<T>(&self, call: impl FnOnce() -> T) -> T {
+        acting(self.identity, call)
+    }
+
+    pub(crate) fn load_manifest(&self) -> Result<Option<Manifest>, StageError> {
+        self.acting(|| manifest::load(self.dir()))
+            .map_err(|error| self.manifest_error(&error))
+    }
+
+    pub(crate) fn save_manifest(&self, wanted: &Manifest) -> Result<(), StageError> {
+        self.acting(|| manifest::save(self.dir(), wanted))
+            .map_err(|error| self.manifest_error(&error))
+    }
+
+    fn manifest_error(&self, error: &dyn std::error::Error) -> StageError {
+        StageError::Manifest {
+            dir: self.dir().to_path_buf(),
+            text: chain(error),
+        }
+    }
+}
+
+impl Store for Remote {
+    fn list(&self) -> Result<Listing, StoreError> {
+        self.acting(|| self.store.list())
+    }
+
+    fn list_level(&self, level: Level) -> Result<Vec<ReplicaFile>, StoreError> {
+        self.acting(|| self.store.list_level(level))
+    }
+
+    fn open(&self, file: &ReplicaFile) -> Result<File, StoreError> {
+        self.acting(|| self.store.open(file))
+    }
+
+    fn put(
+        &self,
+        level: Level,
+        range: TxidRange,
+        timestamp: Timestamp,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Put, StoreError> {
+        self.acting(|| self.store.put(level, range, timestamp, write))
+    }
+
+    fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {
+        self.acting(|| self.store.remove(file))
+    }
+
+    fn path(&self, file: &ReplicaFile) -> PathBuf {
+        self.store.path(file)
+    }
+
+    fn dir(&self) -> &Path {
+        self.store.dir()
+    }
+}

@@ -1,0 +1,422 @@
+//! What people ask of a replica: its history, a proof that it restores, the database itself.
+//!
+//! All of it reads the replica only, on the bulk lane, and works for databases that no pod has
+//! any more.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sqlrep_format::{Crc64, PageSize, Timestamp, Txid};
+use sqlrep_replica::owner::{self, Branch, BranchStore};
+use sqlrep_replica::{
+    DbId, Destination, Listing, Manifest, OwnerState, Ownership, Point, RestoreError,
+    RestoreOptions, Store, Verified, VerifyError, restore, verify,
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::error::{CommandError, StageError, chain};
+use crate::fleet::{Context, Fleet};
+use crate::limits;
+
+/// One LTX file of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSummary {
+    /// The branch it is on; `None` is the replica itself.
+    pub branch: Option<String>,
+    /// Its level, 0 to 9.
+    pub level: u8,
+    /// The lowest TXID in it.
+    pub min: Txid,
+    /// The highest TXID in it.
+    pub max: Txid,
+    /// When its newest state was captured.
+    pub time: Timestamp,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A branch of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BranchSummary {
+    /// Its name, as `--branch` takes it.
+    pub name: String,
+    /// The first TXID that is its own.
+    pub from: Option<Txid>,
+    /// Its newest TXID.
+    pub head: Option<Txid>,
+}
+
+/// Everything that a replica holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// The branches.
+    pub branches: Vec<BranchSummary>,
+    /// The files, the replica's own first, then branch by branch.
+    pub files: Vec<FileSummary>,
+}
+
+/// One replica on the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSummary {
+    /// Its identity.
+    pub id: DbId,
+    /// Its newest TXID.
+    pub head: Option<Txid>,
+    /// When that was captured.
+    pub time: Option<Timestamp>,
+    /// Bytes of its files, branches not counted.
+    pub bytes: u64,
+    /// The last owner's pod, node, and whether it let go.
+    pub owner: Option<(String, String, bool)>,
+}
+
+/// How far a long read is: bytes done and bytes in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadProgress {
+    /// Bytes read so far.
+    pub done: u64,
+    /// Bytes to read; 0 while unknown.
+    pub total: u64,
+}
+
+/// What a stream of a restored database begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreInfo {
+    /// Size of the database file.
+    pub bytes: u64,
+    /// The TXID it holds.
+    pub txid: Txid,
+    /// When that was captured.
+    pub timestamp: Timestamp,
+    /// Its page size.
+    pub page_size: PageSize,
+    /// Owner and mode of the live file.
+    pub ownership: Option<Ownership>,
+    /// What was worked around.
+    pub warnings: Vec<String>,
+}
+
+/// One piece of a restored database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RestorePart {
+    /// The next bytes.
+    Chunk(Vec<u8>),
+    /// The end, with the number of bytes and their CRC-64/GO-ISO.
+    End {
+        /// Bytes sent.
+        bytes: u64,
+        /// Checksum of those bytes.
+        crc64: u64,
+    },
+}
+
+/// A restored database as it is read.
+#[derive(Debug)]
+pub struct RestoreStream {
+    /// What it is.
+    pub info: RestoreInfo,
+    /// Its bytes; ends with [`RestorePart::End`], or early with an error.
+    pub parts: mpsc::Receiver<Result<RestorePart, CommandError>>,
+}
+
+impl Fleet {
+    /// What the replica of a database holds.
+    pub async fn history(&self, id: &DbId) -> Result<History, CommandError> {
+        self.read(id, |store| {
+            let mut history = History::default();
+            add_files(&mut history.files, None, &store.list()?);
+            for branch in owner::list_branches(store.dir())? {
+                let all = BranchStore::open(store.dir(), &branch.name)?.list()?;
+                let own = all
+                    .files()
+                    .iter()
+                    .filter(|file| file.range.max() >= branch.from);
+                let own = Listing::new(own.cloned().collect());
+                add_files(&mut history.files, Some(&branch.name), &own);
+                history.branches.push(BranchSummary {
+                    name: branch.name,
+                    from: Some(branch.from),
+                    head: Some(branch.head),
+                });
+            }
+            Ok(history)
+        })
+        .await
+    }
+
+    /// Reads back every file that a restore of this point would use, and proves all checksums.
+    pub async fn verify(
+        &self,
+        id: &DbId,
+        point: Point,
+        branch: Option<String>,
+        progress: watch::Sender<ReadProgress>,
+    ) -> Result<Verified, CommandError> {
+        let id = id.clone();
+        let reading = Reading {
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            sender: progress,
+        };
+        self.bulk(move |context| {
+            let store = open(context, &id, branch.as_deref())?;
+            verify::verify(store.as_ref(), point, &reading).map_err(|error| match error {
+                VerifyError::Plan(error) => CommandError::NotFound(chain(&error)),
+                VerifyError::Store(error) => StageError::from(error).into(),
+                error => CommandError::Failed(chain(&error)),
+            })
+        })
+        .await
+    }
+
+    /// Restores into a scratch file of the node and streams it.
+    pub async fn restore_stream(
+        &self,
+        id: &DbId,
+        point: Point,
+        branch: Option<String>,
+    ) -> Result<RestoreStream, CommandError> {
+        let id = id.clone();
+        let (info, file) = self
+            .bulk(move |context| {
+                let store = open(context, &id, branch.as_deref())?;
+                restore_scratch(context, store.as_ref(), point)
+            })
+            .await?;
+        let (sender, parts) = mpsc::channel(limits::STREAM_CHUNKS);
+        // A slow client must not hold a lane's thread: the file is local by now.
+        std::thread::Builder::new()
+            .name("restore-stream".to_owned())
+            .spawn(move || send_file(file, &sender))
+            .map_err(|error| CommandError::Failed(format!("cannot start a thread: {error}")))?;
+        Ok(RestoreStream { info, parts })
+    }
+
+    /// The replicas on the root, with or without a pod.
+    pub async fn replicas(&self) -> Result<Vec<ReplicaSummary>, CommandError> {
+        self.bulk(|context| {
+            let identity = context.config.replica_owner;
+            let root = context.root.path();
+            let below = crate::lane::acting(identity, || {
+                context.root.check().map_err(StageError::from)?;
+                sqlrep_replica::replicas_below(root).map_err(StageError::from)
+            })?;
+            let ids = below
+                .iter()
+                .filter_map(|path| DbId::from_replica_path(path).ok());
+            ids.map(|id| summary(context, id)).collect()
+        })
+        .await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        id: &DbId,
+        job: impl FnOnce(&dyn Store) -> Result<T, StageError> + Send + 'static,
+    ) -> Result<T, CommandError> {
+        let id = id.clone();
+        self.bulk(move |context| {
+            let store = open(context, &id, None)?;
+            job(store.as_ref()).map_err(CommandError::from)
+        })
+        .await
+    }
+
+    async fn bulk<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Context) -> Result<T, CommandError> + Send + 'static,
+    ) -> Result<T, CommandError> {
+        let context = Arc::clone(&self.context);
+        let work = move || job(&context);
+        let done = self.context.bulk.run(limits::RESTORE_TIMEOUT, work).await;
+        done.map_err(StageError::from)?
+    }
+}
+
+/// The store of a replica or of one of its branches; an unknown name lists the ones there are.
+fn open(
+    context: &Context,
+    id: &DbId,
+    branch: Option<&str>,
+) -> Result<Box<dyn Store>, CommandError> {
+    let main = context.remote(id);
+    main.acting(|| context.root.check())
+        .map_err(StageError::from)?;
+    if main.list().map_err(StageError::from)?.is_empty() {
+        return Err(CommandError::NotFound(format!(
+            "there is no replica of {id} under {}",
+            main.dir().display()
+        )));
+    }
+    let Some(name) = branch else {
+        return Ok(Box::new(main));
+    };
+    let branches = main
+        .acting(|| owner::list_branches(main.dir()))
+        .map_err(StageError::from)?;
+    match branches.iter().find(|branch| branch.name == name) {
+        Some(branch) => {
+            let opened = main.acting(|| BranchStore::open(main.dir(), &branch.name));
+            Ok(Box::new(opened.map_err(StageError::from)?))
+        }
+        None => Err(CommandError::NotFound(unknown_branch(id, name, &branches))),
+    }
+}
+
+fn unknown_branch(id: &DbId, name: &str, branches: &[Branch]) -> String {
+    if branches.is_empty() {
+        return format!("{id} has no branch {name}: it has no branches");
+    }
+    let names: Vec<_> = branches.iter().map(|branch| branch.name.as_str()).collect();
+    format!("{id} has no branch {name}; there are: {}", names.join(", "))
+}
+
+fn summary(context: &Context, id: DbId) -> Result<ReplicaSummary, CommandError> {
+    let store = context.remote(&id);
+    let listing = store.list().map_err(StageError::from)?;
+    let manifest: Option<Manifest> = store.load_manifest()?;
+    let newest = listing.files().iter().max_by_key(|file| file.range.max());
+    Ok(ReplicaSummary {
+        id,
+        head: listing.head(),
+        time: newest.map(|file| file.modified),
+        bytes: listing.files().iter().map(|file| file.bytes).sum(),
+        owner: manifest.map(|manifest| {
+            let released = manifest.owner.state == OwnerState::Released;
+            (manifest.owner.pod, manifest.owner.node, released)
+        }),
+    })
+}
+
+fn add_files(files: &mut Vec<FileSummary>, branch: Option<&str>, listing: &Listing) {
+    files.extend(listing.files().iter().map(|file| FileSummary {
+        branch: branch.map(str::to_owned),
+        level: file.level.get(),
+        min: file.range.min(),
+        max: file.range.max(),
+        time: file.modified,
+        bytes: file.bytes,
+    }));
+}
+
+/// Restores into an unlinked file of the state directory.
+fn restore_scratch(
+    context: &Context,
+    store: &dyn Store,
+    point: Point,
+) -> Result<(RestoreInfo, File), CommandError> {
+    let path = scratch_path(context);
+    let ownership = owner_of(store);
+    let options = RestoreOptions {
+        ownership: None,
+        ..RestoreOptions::default()
+    };
+    let destination = Destination::open(&path).map_err(StageError::from)?;
+    let restored = restore::restore(store, point, &destination, &options, &())
+        .map_err(|error| restore_failed(error))?;
+    let opened = File::open(&path).and_then(|file| std::fs::remove_file(&path).map(|()| file));
+    let file = opened.map_err(|source| StageError::Io {
+        action: "open the scratch file",
+        path: path.clone(),
+        source,
+    })?;
+    let info = RestoreInfo {
+        bytes: restored.bytes,
+        txid: restored.txid,
+        timestamp: restored.timestamp,
+        page_size: page_size_of(restored.bytes, restored.pages),
+        ownership,
+        warnings: restored
+            .replanned
+            .into_iter()
+            .map(|replanned| replanned.reason)
+            .collect(),
+    };
+    Ok((info, file))
+}
+
+fn page_size_of(bytes: u64, pages: u32) -> PageSize {
+    let size = bytes / u64::from(pages.max(1));
+    u32::try_from(size)
+        .ok()
+        .and_then(|size| PageSize::new(size).ok())
+        .unwrap_or(PageSize::MIN)
+}
+
+fn restore_failed(error: RestoreError) -> CommandError {
+    match error {
+        RestoreError::Plan(error) => CommandError::NotFound(chain(&error)),
+        error => StageError::from(error).into(),
+    }
+}
+
+fn owner_of(store: &dyn Store) -> Option<Ownership> {
+    sqlrep_replica::manifest::load(store.dir())
+        .ok()
+        .flatten()
+        .and_then(|manifest| manifest.file)
+}
+
+fn scratch_path(context: &Context) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    context
+        .config
+        .scratch_dir()
+        .join(format!("restore-{number}"))
+}
+
+/// Sends the file in chunks; ends early when the client goes away.
+fn send_file(mut file: File, sender: &mpsc::Sender<Result<RestorePart, CommandError>>) {
+    let (mut crc, mut bytes) = (Crc64::new(), 0_u64);
+    loop {
+        let mut chunk = vec![0; limits::STREAM_CHUNK_BYTES];
+        let part = match file.read(&mut chunk) {
+            Ok(0) => Ok(RestorePart::End {
+                bytes,
+                crc64: crc.value(),
+            }),
+            Ok(read) => {
+                chunk.truncate(read);
+                crc.update(&chunk);
+                bytes += read as u64;
+                Ok(RestorePart::Chunk(chunk))
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(CommandError::Failed(format!(
+                "cannot read back the restore: {error}"
+            ))),
+        };
+        let last = !matches!(part, Ok(RestorePart::Chunk(_)));
+        if sender.blocking_send(part).is_err() || last {
+            return;
+        }
+    }
+}
+
+/// Passes progress on to whoever watches, and gives up when nobody does.
+struct Reading {
+    done: AtomicU64,
+    total: AtomicU64,
+    sender: watch::Sender<ReadProgress>,
+}
+
+impl sqlrep_replica::Progress for Reading {
+    fn planned(&self, _: usize, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+        self.read(0);
+    }
+
+    fn read(&self, bytes: u64) {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let total = self.total.load(Ordering::Relaxed);
+        self.sender.send_replace(ReadProgress { done, total });
+    }
+
+    fn cancelled(&self) -> bool {
+        self.sender.is_closed()
+    }
+}

@@ -1,0 +1,101 @@
+//! The watch over the replica root: is it there, is it ours, may we write?
+//!
+//! A NAS share that is not mounted looks like an empty directory, and an export can be swapped for
+//! an empty file system without any error. So the root carries a marker with an id, the node
+//! remembers the id, and nothing is written or restored while they do not agree (DESIGN §4.2).
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sqlrep_replica::root::{self, RootError, RootId};
+use sqlrep_spool::Spool;
+
+/// What was last seen of the root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RootHealth {
+    /// The id, once it was seen.
+    pub id: Option<String>,
+    /// Why it cannot be used now.
+    pub problem: Option<String>,
+}
+
+/// Checks the root; clones share what was seen.
+#[derive(Clone, Debug)]
+pub(crate) struct RootWatch {
+    path: PathBuf,
+    spool: Arc<Spool>,
+    seen: Arc<Mutex<RootHealth>>,
+}
+
+impl RootWatch {
+    pub(crate) fn new(path: PathBuf, spool: Arc<Spool>) -> Self {
+        let seen = RootHealth {
+            id: None,
+            problem: Some("not checked yet".to_owned()),
+        };
+        Self {
+            path,
+            spool,
+            seen: Arc::new(Mutex::new(seen)),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the last check found.
+    pub(crate) fn health(&self) -> RootHealth {
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Reads the marker. Blocking: only on a lane.
+    ///
+    /// An empty root that nobody remembers is initialised; every other disagreement is an error.
+    pub(crate) fn check(&self) -> Result<RootId, RootError> {
+        let remembered = self.remembered();
+        let checked = root::check(&self.path, remembered.as_ref());
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match &checked {
+            Ok(id) => {
+                if remembered.is_none() {
+                    self.remember(id);
+                }
+                *seen = RootHealth {
+                    id: Some(id.to_string()),
+                    problem: None,
+                };
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                if seen.problem.as_ref() != Some(&problem) {
+                    tracing::warn!(root = %self.path.display(), err = %problem, "replica root");
+                }
+                seen.problem = Some(problem);
+            }
+        }
+        checked
+    }
+
+    /// The id in the state directory. One that cannot be read is not the same as none: the root is
+    /// then taken as it is, but never initialised (`root::check` with an id of its own).
+    fn remembered(&self) -> Option<RootId> {
+        self.spool.remembered_root().unwrap_or_else(|error| {
+            tracing::warn!(err = %error, "the remembered id of the replica root cannot be read");
+            None
+        })
+    }
+
+    fn remember(&self, id: &RootId) {
+        match self.spool.remember_root(id) {
+            Ok(()) => {
+                tracing::info!(root = %self.path.display(), id = %id, "replica root is known")
+            }
+            // The root works; only a swap while the agent is down would go unnoticed.
+            Err(error) => tracing::warn!(err = %error, "cannot remember the replica root's id"),
+        }
+    }
+}

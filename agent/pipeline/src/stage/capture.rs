@@ -1,0 +1,442 @@
+//! The capture stage: one OS thread per database that owns its session with SQLite.
+//!
+//! The thread knows the spool and nothing behind it (L4). It sleeps until it is touched, looks,
+//! reads and rolls, cuts L0 files at the pace of [`Pace`], and tells its actor through
+//! [`Progress`].
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use sqlrep_capture::{LiveFile, Look, Options, Session};
+use sqlrep_format::{Timestamp, Txid};
+use sqlrep_replica::Ownership;
+use sqlrep_spool::DatabaseSpool;
+use tokio::sync::oneshot;
+
+use crate::error::{Class, StageError};
+use crate::limits;
+use crate::pace::Pace;
+use crate::progress::{Phase, Progress};
+
+/// What a person or the actor asks of the thread.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Something may have been written.
+    Touch,
+    /// Read what is there and cut it now; answers with the newest TXID in the spool.
+    Cut(oneshot::Sender<Result<Option<Txid>, StageError>>),
+    /// The pod is gone: read the tail from the open descriptors, let go of everything, end.
+    Drain(oneshot::Sender<Result<Option<Txid>, StageError>>),
+    /// Let go of everything and end; the next thread resumes from the spool.
+    Stop,
+}
+
+/// Everything a capture thread needs.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) name: String,
+    pub(crate) live: LiveFile,
+    pub(crate) spool: DatabaseSpool,
+    pub(crate) options: Options,
+    pub(crate) sync_interval: Duration,
+    pub(crate) convert: bool,
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// The actor's end of a capture thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Capture {
+    commands: SyncSender<Command>,
+    progress: Arc<Progress>,
+}
+
+impl Capture {
+    /// Starts the thread.
+    pub(crate) fn start(job: Job) -> io::Result<Self> {
+        let (commands, inbox) = sync_channel(limits::CAPTURE_QUEUE);
+        let progress = Arc::clone(&job.progress);
+        let span = tracing::info_span!("capture", db = %job.name);
+        std::thread::Builder::new()
+            .name(job.name.clone())
+            .stack_size(limits::CAPTURE_STACK_BYTES)
+            .spawn(move || span.in_scope(|| live(&job, &inbox)))?;
+        Ok(Self { commands, progress })
+    }
+
+    /// Says that something may have been written. Never blocks: a full queue wakes the thread
+    /// just as well.
+    pub(crate) fn touch(&self) {
+        match self.commands.try_send(Command::Touch) {
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Reads and cuts now.
+    pub(crate) async fn cut(&self) -> Result<Option<Txid>, StageError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Cut(reply), answer).await
+    }
+
+    /// Reads the tail and ends the thread.
+    pub(crate) async fn drain(&self) -> Result<Option<Txid>, StageError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Drain(reply), answer).await
+    }
+
+    /// Ends the thread without a last look, and waits until it let go.
+    pub(crate) async fn stop(&self) {
+        self.send(Command::Stop).await;
+        while self.progress.with(|facts| facts.phase) != Phase::Ended {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        command: Command,
+        answer: oneshot::Receiver<Result<T, StageError>>,
+    ) -> Result<T, StageError> {
+        self.send(command).await;
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    async fn send(&self, mut command: Command) {
+        // The queue is full only for as long as the thread is inside one step.
+        loop {
+            match self.commands.try_send(command) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => return,
+                Err(TrySendError::Full(back)) => command = back,
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn ended(&self) -> StageError {
+        let reason = self
+            .progress
+            .with(|facts| facts.error.as_ref().map(|(_, text)| text.clone()));
+        StageError::Ended {
+            reason: reason.unwrap_or_else(|| "no reason was left".to_owned()),
+        }
+    }
+}
+
+/// The life of the thread: sessions, one after another, until a command ends it.
+///
+/// A panic is a bug: the session is begun again from disk once, then the database stays failed.
+fn live(job: &Job, inbox: &Receiver<Command>) {
+    let mut panics = 0;
+    let mut thread = Thread {
+        job,
+        inbox,
+        pace: Pace::new(job.sync_interval),
+        failures: 0,
+    };
+    loop {
+        match catch_unwind(AssertUnwindSafe(|| thread.run())) {
+            Ok(()) => break,
+            Err(_) if panics == 0 => {
+                panics += 1;
+                tracing::error!("the capture thread panicked; it begins again from disk");
+            }
+            Err(_) => {
+                let text = "the capture thread panicked twice".to_owned();
+                tracing::error!("{text}; this database is not followed any more");
+                job.progress
+                    .update(|facts| facts.error = Some((Class::Internal, text)));
+                break;
+            }
+        }
+    }
+    job.progress.update(|facts| facts.phase = Phase::Ended);
+}
+
+/// Why a session ended.
+enum After {
+    /// A command ended the thread.
+    End,
+    /// The database is another one now: attach anew.
+    Reopen,
+}
+
+struct Thread<'a> {
+    job: &'a Job,
+    inbox: &'a Receiver<Command>,
+    pace: Pace,
+    failures: u32,
+}
+
+impl Thread<'_> {
+    fn run(&mut self) {
+        loop {
+            match self.attach() {
+                Ok(session) => match self.follow(session) {
+                    After::End => return,
+                    After::Reopen => {}
+                },
+                Err(error) => {
+                    self.report(&error);
+                    if self.wait_detached() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn attach(&mut self) -> Result<Session, StageError> {
+        self.job
+            .progress
+            .update(|facts| facts.phase = Phase::Opening);
+        if self.job.convert {
+            sqlrep_capture::convert_to_wal(&self.job.live)?;
+        }
+        let now = timestamp_now();
+        let spool = self.job.spool.clone();
+        let mut session = Session::open(&self.job.live, spool, self.job.options.clone(), now)?;
+        self.job
+            .progress
+            .update(|facts| facts.phase = Phase::Snapshotting);
+        let before = self.job.spool.position().map(|position| position.txid);
+        let begun = SystemTime::now();
+        let start = session.start(timestamp_now())?;
+        tracing::debug!(?start, "attached");
+        let after = self.job.spool.position().map(|position| position.txid);
+        self.failures = 0;
+        let (uid, gid, mode) = session.ownership();
+        self.job.progress.update(|facts| {
+            facts.phase = Phase::Following;
+            facts.error = None;
+            facts.ownership = Some(Ownership { uid, gid, mode });
+            facts.txid = after;
+            if let Some(txid) = after.filter(|_| after != before) {
+                facts.dirty_since = Some(begun);
+                facts.record_cut(txid, 0, begun);
+            }
+        });
+        self.measure(&session);
+        self.pace = Pace::new(self.job.sync_interval);
+        self.pace.touched(Instant::now());
+        Ok(session)
+    }
+
+    /// Follows until the thread is told to end or the database is another one.
+    fn follow(&mut self, mut session: Session) -> After {
+        loop {
+            match self.next_command() {
+                Some(Command::Touch) => self.pace.touched(Instant::now()),
+                Some(Command::Cut(reply)) => {
+                    let cut = self.read_and_cut(&mut session);
+                    drop(reply.send(cut)); // a caller that gave up wants no answer
+                }
+                Some(Command::Drain(reply)) => {
+                    drop(reply.send(self.drain(session)));
+                    return After::End;
+                }
+                Some(Command::Stop) => return After::End,
+                None => {}
+            }
+            match self.work(&mut session) {
+                Ok(true) => self.recovered(),
+                Ok(false) => return After::Reopen,
+                Err(error) => {
+                    self.report(&error);
+                    if must_reattach(&error) {
+                        drop(session);
+                        return if self.wait_detached() {
+                            After::End
+                        } else {
+                            After::Reopen
+                        };
+                    }
+                    self.pace.failed(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// One turn: look, read, cut, checkpoint, each if it is due. `false`: attach anew.
+    fn work(&mut self, session: &mut Session) -> Result<bool, StageError> {
+        if self.pace.look_due(Instant::now()) {
+            match session.look()? {
+                Look::New => {
+                    self.step(session)?;
+                    self.pace.stepped(Instant::now());
+                }
+                Look::Uncommitted => self.pace.quiet(Instant::now()),
+                Look::Quiet => {
+                    self.pace.quiet(Instant::now());
+                    self.checkpoint(session)?;
+                }
+                Look::Unlinked => {
+                    // The tail is safe in our descriptors; keep it, and wait to be drained or
+                    // for another file to appear at this path.
+                    self.read_and_cut(session)?;
+                    self.pace.quiet(Instant::now());
+                }
+                Look::Replaced => {
+                    self.read_and_cut(session)?;
+                    return Ok(false);
+                }
+            }
+        }
+        if self.pace.cut_due(Instant::now()) {
+            self.cut(session)?;
+        }
+        Ok(true)
+    }
+
+    fn step(&mut self, session: &mut Session) -> Result<(), StageError> {
+        let seen = SystemTime::now();
+        let step = session.step()?;
+        self.job.progress.update(|facts| {
+            facts.frames += u64::from(step.frames);
+            if step.frames > 0 {
+                facts.dirty_since.get_or_insert(seen);
+            }
+        });
+        Ok(())
+    }
+
+    fn cut(&mut self, session: &mut Session) -> Result<(), StageError> {
+        let entry = session.cut(timestamp_now())?;
+        self.pace.cut(Instant::now());
+        if let Some(entry) = entry {
+            let now = SystemTime::now();
+            self.job
+                .progress
+                .update(|facts| facts.record_cut(entry.txid, entry.bytes, now));
+        }
+        self.measure(session);
+        Ok(())
+    }
+
+    fn read_and_cut(&mut self, session: &mut Session) -> Result<Option<Txid>, StageError> {
+        self.step(session)?;
+        self.cut(session)?;
+        Ok(self.job.spool.position().map(|position| position.txid))
+    }
+
+    fn drain(&mut self, session: Session) -> Result<Option<Txid>, StageError> {
+        let entry = session.drain(timestamp_now())?;
+        if let Some(entry) = entry {
+            let now = SystemTime::now();
+            self.job
+                .progress
+                .update(|facts| facts.record_cut(entry.txid, entry.bytes, now));
+        }
+        Ok(self.job.spool.position().map(|position| position.txid))
+    }
+
+    fn checkpoint(&mut self, session: &mut Session) -> Result<(), StageError> {
+        let done = session.checkpoint()?;
+        if done.is_some() {
+            self.job.progress.update(|facts| facts.checkpoints += 1);
+            self.measure(session);
+        }
+        Ok(())
+    }
+
+    fn measure(&self, session: &Session) {
+        let (size, wal) = (session.size_bytes(), session.wal_bytes());
+        self.job.progress.update(|facts| {
+            facts.size_bytes = size;
+            facts.wal_bytes = wal;
+        });
+    }
+
+    /// A turn without an error, after one with.
+    fn recovered(&mut self) {
+        if self.failures > 0 {
+            self.failures = 0;
+            self.job.progress.update(|facts| {
+                facts.phase = Phase::Following;
+                facts.error = None;
+            });
+        }
+    }
+
+    fn report(&mut self, error: &StageError) {
+        let (class, text) = (error.class(), error.text());
+        self.failures = self.failures.saturating_add(1);
+        if self.failures == 1 {
+            tracing::warn!(err = %text, "capture");
+        } else {
+            tracing::debug!(err = %text, attempt = self.failures, "capture");
+        }
+        self.job.progress.update(|facts| {
+            facts.phase = Phase::Failed;
+            facts.errors += 1;
+            facts.error = Some((class, text));
+        });
+    }
+
+    /// Waits after a failure while not attached; `true` when the thread must end.
+    fn wait_detached(&mut self) -> bool {
+        let doubled = limits::RETRY_MIN * 2_u32.saturating_pow(self.failures.min(8));
+        let until = Instant::now() + doubled.min(limits::RETRY_MAX);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.inbox.recv_timeout(left) {
+                Ok(Command::Touch) => {}
+                Ok(Command::Cut(reply)) => drop(reply.send(Err(self.not_attached()))),
+                Ok(Command::Drain(reply)) => {
+                    drop(reply.send(self.drain_detached()));
+                    return true;
+                }
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
+                Err(RecvTimeoutError::Timeout) => return false,
+            }
+        }
+    }
+
+    /// The pod goes while we are not attached: one last try, from the start.
+    fn drain_detached(&mut self) -> Result<Option<Txid>, StageError> {
+        let session = self.attach()?;
+        self.drain(session)
+    }
+
+    fn not_attached(&self) -> StageError {
+        let reason = self
+            .job
+            .progress
+            .with(|facts| facts.error.clone().map(|(_, text)| text));
+        StageError::Ended {
+            reason: reason.unwrap_or_else(|| "not attached".to_owned()),
+        }
+    }
+
+    fn next_command(&self) -> Option<Command> {
+        let Some(at) = self.pace.wake_at() else {
+            // Disconnected: nobody can tell us anything any more.
+            return Some(self.inbox.recv().unwrap_or(Command::Stop));
+        };
+        match self
+            .inbox
+            .recv_timeout(at.saturating_duration_since(Instant::now()))
+        {
+            Ok(command) => Some(command),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Command::Stop),
+        }
+    }
+}
+
+/// Whether the session is of no use after this error.
+fn must_reattach(error: &StageError) -> bool {
+    match error {
+        StageError::Capture(error) => error.needs_reopen(),
+        _ => false,
+    }
+}
+
+/// The wall clock in the resolution of an LTX header.
+pub(crate) fn timestamp_now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,90 @@
+//! The ship stage: L0 files from the spool to the replica, in the order of their TXIDs.
+//!
+//! Publishing TXID n is a compare-and-swap on the log: the name can be linked once. Losing that
+//! race is not an error of ours to retry; it means that somebody else owns the replica now.
+
+use sqlrep_format::Txid;
+use sqlrep_replica::Manifest;
+use sqlrep_replica::owner::{self, Publish, SpoolFile, WriterId};
+use sqlrep_spool::DatabaseSpool;
+
+use crate::error::StageError;
+use crate::remote::Remote;
+use crate::root::RootWatch;
+
+/// Files that one turn on the lane ships at most: after an outage a database with a long backlog
+/// lets the others in between.
+const BATCH_FILES: usize = 32;
+
+/// Where the files of one database go.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) store: Remote,
+    pub(crate) writer: WriterId,
+    pub(crate) spool: DatabaseSpool,
+    pub(crate) root: RootWatch,
+}
+
+/// What one turn did.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// The newest TXID that is on the replica now, if this turn shipped any.
+    pub(crate) shipped: Option<Txid>,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    /// How the turn ended.
+    pub(crate) end: End,
+}
+
+/// How a turn ended.
+#[derive(Debug, Default)]
+pub(crate) enum End {
+    /// Nothing is left, or the turn was full.
+    #[default]
+    Done,
+    /// Somebody else published this TXID: we do not own the replica any more.
+    Fenced {
+        /// The writer's id.
+        by: u64,
+    },
+    /// Something failed; what was shipped before stays shipped.
+    Failed(StageError),
+}
+
+impl Target {
+    /// Ships what is pending, at most [`BATCH_FILES`] files. Blocking: only on a lane.
+    pub(crate) fn ship(&self, manifest: Option<&Manifest>) -> Batch {
+        let mut batch = Batch::default();
+        match self.try_ship(&mut batch, manifest) {
+            Ok(end) => batch.end = end,
+            Err(error) => batch.end = End::Failed(error),
+        }
+        batch
+    }
+
+    fn try_ship(&self, batch: &mut Batch, manifest: Option<&Manifest>) -> Result<End, StageError> {
+        self.store.acting(|| self.root.check())?;
+        for _ in 0..BATCH_FILES {
+            let Some(entry) = self.spool.first_pending() else {
+                break;
+            };
+            let file = SpoolFile {
+                txid: entry.txid,
+                timestamp: entry.timestamp,
+                path: entry.path,
+                digest: Some(entry.digest),
+            };
+            if let Publish::Fenced { by } = owner::publish_l0(&self.store, self.writer, &file)? {
+                return Ok(End::Fenced { by });
+            }
+            self.spool.ack(entry.txid)?;
+            batch.shipped = Some(entry.txid);
+            batch.files += 1;
+            batch.bytes += entry.bytes;
+        }
+        if let Some(manifest) = manifest {
+            self.store.save_manifest(manifest)?;
+        }
+        Ok(End::Done)
+    }
+}

@@ -1,0 +1,252 @@
+//! What is known of each database: the one place that everybody else reads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use sqlrep_format::Txid;
+use sqlrep_replica::DbId;
+use tokio::sync::watch;
+
+use crate::Key;
+
+/// Where a database stands in the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Seen; what to do with it is not decided yet.
+    Found,
+    /// Its replica is being put back before the app starts.
+    Restoring,
+    /// The whole state is being read into the spool.
+    Snapshotting,
+    /// Commits are captured and shipped.
+    Following,
+    /// The pod goes away: the tail is shipped, then the replica is released.
+    Draining,
+    /// Drained; nothing is held any more.
+    Gone,
+    /// Something outside stops the flow; `reason` and `hint` say what and what to do.
+    Stalled,
+    /// Another writer owns the replica; this one's commits go to a branch.
+    Fenced,
+    /// Not a database that sqlrep can follow; `reason` and `hint` say why and what to do.
+    Unsupported,
+}
+
+impl State {
+    /// The word that people and machines read.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Restoring => "restoring",
+            Self::Snapshotting => "snapshotting",
+            Self::Following => "following",
+            Self::Draining => "draining",
+            Self::Gone => "gone",
+            Self::Stalled => "stalled",
+            Self::Fenced => "fenced",
+            Self::Unsupported => "unsupported",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What has been counted since the agent began with this database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// WAL frames read.
+    pub frames: u64,
+    /// L0 files written to the spool.
+    pub captured_files: u64,
+    /// Bytes of those files.
+    pub captured_bytes: u64,
+    /// Files published on the replica.
+    pub shipped_files: u64,
+    /// Bytes of those files.
+    pub shipped_bytes: u64,
+    /// Checkpoints that this agent ran.
+    pub checkpoints: u64,
+    /// Restores into the volume.
+    pub restores: u64,
+    /// Stages that failed and were tried again.
+    pub errors: u64,
+}
+
+/// One line of `sqlrepctl list`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseStatus {
+    /// Identity of the replica.
+    pub id: DbId,
+    /// Name of the pod.
+    pub pod: String,
+    /// UID of the pod.
+    pub pod_uid: String,
+    /// Where it stands.
+    pub state: State,
+    /// Why it is stalled, fenced or unsupported.
+    pub reason: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Name of the branch that takes this database's commits while it is fenced.
+    pub branch: Option<String>,
+    /// Size of the database in bytes.
+    pub size_bytes: u64,
+    /// Size of its WAL file in bytes.
+    pub wal_bytes: u64,
+    /// Newest TXID in the spool.
+    pub txid: Option<Txid>,
+    /// Newest TXID on the replica.
+    pub shipped: Option<Txid>,
+    /// Since when something waits to be shipped.
+    pub behind_since: Option<SystemTime>,
+    /// How long the last shipped change took from being seen to being on the replica.
+    pub last_lag: Option<Duration>,
+    /// When something was last shipped.
+    pub shipped_at: Option<SystemTime>,
+    /// Bytes in the spool that wait to be shipped.
+    pub pending_bytes: u64,
+    /// The last error, until a later success of the same stage clears it.
+    pub last_error: Option<String>,
+    /// Counters since start.
+    pub counters: Counters,
+}
+
+impl DatabaseStatus {
+    /// A database that was just seen.
+    pub fn new(id: DbId, pod: &str, pod_uid: &str) -> Self {
+        Self {
+            id,
+            pod: pod.to_owned(),
+            pod_uid: pod_uid.to_owned(),
+            state: State::Found,
+            reason: None,
+            hint: None,
+            branch: None,
+            size_bytes: 0,
+            wal_bytes: 0,
+            txid: None,
+            shipped: None,
+            behind_since: None,
+            last_lag: None,
+            shipped_at: None,
+            pending_bytes: 0,
+            last_error: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// How far the replica is behind now: the age of the oldest unshipped change, or zero.
+    pub fn lag(&self, now: SystemTime) -> Duration {
+        self.behind_since
+            .map(|since| now.duration_since(since).unwrap_or_default())
+            .unwrap_or_default()
+    }
+}
+
+/// The statuses of all databases, and a bell that rings when one changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Board {
+    rows: Arc<Mutex<BTreeMap<Key, DatabaseStatus>>>,
+    version: Arc<watch::Sender<u64>>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Board {
+    /// An empty board.
+    pub(crate) fn new() -> Self {
+        Self {
+            rows: Arc::default(),
+            version: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// All rows, in the order of their keys.
+    pub(crate) fn list(&self) -> Vec<DatabaseStatus> {
+        self.rows().values().cloned().collect()
+    }
+
+    /// All rows with their keys.
+    pub(crate) fn rows_with_keys(&self) -> Vec<(Key, DatabaseStatus)> {
+        self.rows()
+            .iter()
+            .map(|(key, row)| (key.clone(), row.clone()))
+            .collect()
+    }
+
+    /// One row.
+    pub(crate) fn get(&self, key: &Key) -> Option<DatabaseStatus> {
+        self.rows().get(key).cloned()
+    }
+
+    /// Keys of all databases with this identity, live ones first.
+    pub(crate) fn keys_of(&self, id: &DbId) -> Vec<Key> {
+        let rows = self.rows();
+        let mut found: Vec<_> = rows.iter().filter(|(_, row)| row.id == *id).collect();
+        found.sort_by_key(|(_, row)| matches!(row.state, State::Gone | State::Draining));
+        found.into_iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Rings on every change; the value is a version number.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Adds a row unless it is there.
+    pub(crate) fn insert(&self, key: &Key, row: DatabaseStatus) {
+        self.rows().entry(key.clone()).or_insert(row);
+        self.ring();
+    }
+
+    /// Takes a row away.
+    pub(crate) fn remove(&self, key: &Key) {
+        self.rows().remove(key);
+        self.ring();
+    }
+
+    /// Changes a row, if it is there, and rings when something changed.
+    pub(crate) fn update(&self, key: &Key, change: impl FnOnce(&mut DatabaseStatus)) {
+        let changed = {
+            let mut rows = self.rows();
+            let Some(row) = rows.get_mut(key) else { return };
+            let before = row.clone();
+            change(row);
+            if before.state != row.state {
+                tracing::info!(
+                    db = %row.id,
+                    pod = %row.pod,
+                    from = %before.state,
+                    to = %row.state,
+                    reason = row.reason.as_deref().unwrap_or_default(),
+                    "state"
+                );
+            }
+            before != *row
+        };
+        if changed {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        self.version
+            .send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    fn rows(&self) -> MutexGuard<'_, BTreeMap<Key, DatabaseStatus>> {
+        // A panic while the lock was held leaves a row half changed at worst: rows are only shown.
+        self.rows
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

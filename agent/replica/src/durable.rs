@@ -1,0 +1,293 @@
+//! The only module that links, renames, unlinks, fsyncs and sets times (L5).
+//!
+//! A file appears in a replica by [`publish`]: write a temp file, fsync it, give it the time of
+//! its header, link it to its name, unlink the temp file, fsync the directory. Before the link
+//! nobody sees it; after the link it is whole. `link` fails when the name exists, also between two
+//! NFS clients, and so it decides who published. Small files of ours are exchanged by [`replace`].
+//!
+//! Every step goes through [`Fs`], so that tests can stop the world before each of them.
+
+mod dir;
+mod os;
+mod temp;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use sqlrep_format::Timestamp;
+
+pub use dir::Dir;
+pub use os::OsFs;
+pub use temp::{Temp, is_temp_name};
+
+/// Buffer between an encoder and the file: large enough for NFS's usual write size.
+const WRITE_BUFFER_BYTES: usize = 256 * 1024;
+/// How far up a directory's ancestors are fsynced; replica paths are shallower.
+const ANCESTORS_MAX: usize = 32;
+
+/// The steps that decide what survives a crash.
+///
+/// The one real implementation is [`OsFs`]; tests put a recorder or an injector of faults around
+/// it. All names are single parts within an open directory.
+pub trait Fs: Send + Sync + fmt::Debug {
+    /// Creates a directory; `AlreadyExists` when the name is taken.
+    fn make_dir(&self, dir: &Dir, name: &OsStr) -> io::Result<()>;
+    /// Creates a file for reading and writing; `AlreadyExists` when the name is taken.
+    fn create(&self, dir: &Dir, name: &OsStr, mode: u32) -> io::Result<File>;
+    /// Makes the content of a file durable. An error means that the file is lost (NFS.md).
+    fn fsync(&self, dir: &Dir, name: &OsStr, file: &File) -> io::Result<()>;
+    /// Sets the modification time, exact to the millisecond.
+    fn set_modified(&self, dir: &Dir, name: &OsStr, file: &File, to: Timestamp) -> io::Result<()>;
+    /// Gives a file a second name; `AlreadyExists` when that name is taken.
+    fn link(&self, dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()>;
+    /// How many names the file has, asked of the server and not of a cache.
+    fn links(&self, dir: &Dir, name: &OsStr) -> io::Result<u64>;
+    /// Renames over whatever stands there.
+    fn rename(&self, dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()>;
+    /// Renames; `AlreadyExists` when the name is taken.
+    fn rename_new(&self, dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()>;
+    /// Moves a directory into another one, where its new name must be free.
+    fn move_dir(&self, from: &Dir, name: &OsStr, to: &Dir, new: &OsStr) -> io::Result<()>;
+    /// Takes a name away.
+    fn unlink(&self, dir: &Dir, name: &OsStr) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn fsync_dir(&self, dir: &Dir) -> io::Result<()>;
+}
+
+/// A step that failed: which, on what, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} {}", path.display())]
+pub struct Failure {
+    /// What was attempted, as a verb.
+    pub step: &'static str,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Failure {
+    /// For `map_err`: names the step and the path.
+    pub fn at(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self { step, path, source }
+    }
+}
+
+/// What became of an attempt to publish under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The name is ours now, durably.
+    Published,
+    /// The name was taken before; nothing was changed.
+    Taken,
+}
+
+/// Publishes a file under a name that must be free.
+///
+/// `modified` becomes the file's time before anybody can see it. When this returns an error the
+/// name may or may not have been taken (a reply can be lost): publish again, and compare.
+pub fn publish(
+    fs: &dyn Fs,
+    dir: &Dir,
+    name: &OsStr,
+    modified: Option<Timestamp>,
+    write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> Result<Put, Failure> {
+    let temp = Temp::create(fs, dir)?;
+    fill(&temp, write)?;
+    if let Some(modified) = modified {
+        fs.set_modified(dir, temp.name(), temp.file(), modified)
+            .map_err(Failure::at("set the time of", temp.path()))?;
+    }
+    let put = match fs.link(dir, temp.name(), name) {
+        Ok(()) => Put::Published,
+        // An NFS server may have done the link and lost the reply: the repeated request then
+        // finds our own link. A second name on our file means that it was us.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match fs
+                .links(dir, temp.name())
+                .map_err(Failure::at("look at", temp.path()))?
+            {
+                2.. => Put::Published,
+                _ => Put::Taken,
+            }
+        }
+        Err(error) => return Err(Failure::at("link", dir.path().join(name))(error)),
+    };
+    // A temp file that stays does no harm and is swept later.
+    drop(temp);
+    // Also when taken: whoever published it may have died before this step, and the caller goes
+    // on as if the file were there for good.
+    fs.fsync_dir(dir)
+        .map_err(Failure::at("fsync", dir.path()))?;
+    Ok(put)
+}
+
+/// Exchanges a small file as a whole: afterwards it holds `bytes`, or after an error what it held.
+pub fn replace(fs: &dyn Fs, dir: &Dir, name: &OsStr, bytes: &[u8]) -> Result<(), Failure> {
+    let mut temp = Temp::create(fs, dir)?;
+    fill(&temp, &mut |file| file.write_all(bytes))?;
+    fs.rename(dir, temp.name(), name)
+        .map_err(Failure::at("rename to", dir.path().join(name)))?;
+    temp.disarm();
+    fs.fsync_dir(dir).map_err(Failure::at("fsync", dir.path()))
+}
+
+/// Publishes a file that somebody else wrote, in the same directory: fsync, rename to a name that
+/// must be free, fsync the directory. `AlreadyExists`, and nothing changed, when it is taken.
+pub fn publish_file(temp: &Path, to: &Path) -> io::Result<()> {
+    let (dir, from, to) = fsynced(temp, to)?;
+    OsFs.rename_new(&dir, &from, &to)?;
+    OsFs.fsync_dir(&dir)
+}
+
+/// The same over whatever has the name: only for a person who asked for just that.
+pub fn replace_file(temp: &Path, to: &Path) -> io::Result<()> {
+    let (dir, from, to) = fsynced(temp, to)?;
+    OsFs.rename(&dir, &from, &to)?;
+    OsFs.fsync_dir(&dir)
+}
+
+fn fsynced(temp: &Path, to: &Path) -> io::Result<(Dir, OsString, OsString)> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let (Some(from), Some(name)) = (temp.file_name(), to.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    if parent(temp) != parent(to) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not in the same directory",
+        ));
+    }
+    let dir = Dir::open(&parent(to))?;
+    OsFs.fsync(&dir, from, &dir.open_file(from)?)?;
+    Ok((dir, from.to_owned(), name.to_owned()))
+}
+
+/// Moves a directory with all that is in it; durable in both places.
+pub fn move_dir(
+    fs: &dyn Fs,
+    from: &Dir,
+    name: &OsStr,
+    to: &Dir,
+    new: &OsStr,
+) -> Result<(), Failure> {
+    fs.move_dir(from, name, to, new)
+        .map_err(Failure::at("move", from.path().join(name)))?;
+    // The new place first: should the machine die in between, two places are better than none.
+    fs.fsync_dir(to).map_err(Failure::at("fsync", to.path()))?;
+    fs.fsync_dir(from)
+        .map_err(Failure::at("fsync", from.path()))
+}
+
+/// Writes and fsyncs a temp file. After a failed fsync the file is thrown away with the `Temp`:
+/// the kernel reports a lost write once, and a second fsync would lie.
+fn fill(
+    temp: &Temp<'_>,
+    write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let mut buffer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, temp.file());
+    write(&mut buffer)
+        .and_then(|()| buffer.flush())
+        .map_err(Failure::at("write", temp.path()))?;
+    drop(buffer);
+    temp.fsync()
+}
+
+/// Opens a directory, and creates it and its parents durably where they are missing.
+pub fn ensure_dir(fs: &dyn Fs, path: &Path) -> Result<Dir, Failure> {
+    match Dir::open(path) {
+        Ok(dir) => return Ok(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Failure::at("open", path)(error)),
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Failure::at("create", path)(
+            io::ErrorKind::InvalidInput.into(),
+        ));
+    };
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    let parent = ensure_dir(fs, parent)?;
+    make_durable(fs, &parent, name)?;
+    Dir::open(path).map_err(Failure::at("open", path))
+}
+
+/// Opens a directory within another, never through a symbolic link, and creates it durably where
+/// it is missing.
+pub fn ensure_subdir(fs: &dyn Fs, dir: &Dir, name: &OsStr) -> Result<Dir, Failure> {
+    let open = || dir.open_subdir(name);
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened.map_err(Failure::at("open", dir.path().join(name))),
+    }
+    make_durable(fs, dir, name)?;
+    open().map_err(Failure::at("open", dir.path().join(name)))
+}
+
+fn make_durable(fs: &dyn Fs, dir: &Dir, name: &OsStr) -> Result<(), Failure> {
+    match fs.make_dir(dir, name) {
+        Ok(()) => {}
+        // Somebody else was faster; the fsync below is still ours to do.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(Failure::at("create", dir.path().join(name))(error)),
+    }
+    fs.fsync_dir(dir).map_err(Failure::at("fsync", dir.path()))
+}
+
+/// Makes a directory's own name durable, and those of its ancestors on the same file system: a
+/// predecessor may have created them and died before it could fsync.
+///
+/// Ancestors that may not be read are left out: who made them was somebody else.
+pub fn settle(fs: &dyn Fs, dir: &Dir) -> Result<(), Failure> {
+    let Ok(device) = dir.device() else {
+        return Ok(());
+    };
+    for ancestor in dir.path().ancestors().skip(1).take(ANCESTORS_MAX) {
+        let ancestor = if ancestor.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            ancestor
+        };
+        match Dir::open(ancestor) {
+            Ok(opened) if opened.device().is_ok_and(|found| found == device) => {
+                fs.fsync_dir(&opened)
+                    .map_err(Failure::at("fsync", ancestor))?;
+            }
+            _ => break,
+        }
+    }
+    Ok(())
+}
+
+/// Unlinks temp files that nobody touched since `before`: a crash left them. Says how many.
+///
+/// The age is that of the last change of the inode (ctime), not the modification time: a temp file
+/// that is about to be published carries the time of its header, which may be long ago.
+pub fn sweep(fs: &dyn Fs, dir: &Dir, before: Timestamp) -> Result<u32, Failure> {
+    let mut swept = 0;
+    for entry in dir.entries().map_err(Failure::at("list", dir.path()))? {
+        if is_temp_name(&entry) && dir.changed(&entry).is_ok_and(|changed| changed < before) {
+            match fs.unlink(dir, &entry) {
+                Ok(()) => swept += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Failure::at("unlink", dir.path().join(&entry))(error)),
+            }
+        }
+    }
+    Ok(swept)
+}
+
+#[cfg(test)]
+mod tests;

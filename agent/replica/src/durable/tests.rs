@@ -1,0 +1,340 @@
+//! Tests of the publish protocol: crash points, faults, races.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Barrier};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::{CrashFs, Loss};
+
+const EIO: i32 = 5;
+const EEXIST: i32 = 17;
+const ENOSPC: i32 = 28;
+
+fn open(path: &Path) -> Dir {
+    Dir::open(path).unwrap()
+}
+
+fn put(fs: &dyn Fs, dir: &Path, content: &[u8]) -> Result<Put, Failure> {
+    let time = Some(Timestamp::from_millis(1_700_000_000_123));
+    publish(fs, &open(dir), OsStr::new("a"), time, &mut |file| {
+        file.write_all(content)
+    })
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_published_file_has_its_time_and_nothing_stays_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(put(&OsFs, dir.path(), b"one").unwrap(), Put::Published);
+    let stat = fs::metadata(dir.path().join("a")).unwrap();
+    assert_eq!(
+        (stat.mtime(), stat.mtime_nsec()),
+        (1_700_000_000, 123_000_000)
+    );
+    assert_eq!(stat.nlink(), 1);
+    assert_eq!(names(dir.path()), BTreeSet::from(["a".to_owned()]));
+}
+
+#[test]
+fn a_taken_name_keeps_its_content() {
+    let dir = tempfile::tempdir().unwrap();
+    put(&OsFs, dir.path(), b"one").unwrap();
+    assert_eq!(put(&OsFs, dir.path(), b"two").unwrap(), Put::Taken);
+    assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"one");
+    assert_eq!(names(dir.path()).len(), 1);
+}
+
+#[test]
+fn a_link_whose_reply_was_lost_is_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = CrashFs::new(dir.path()).unwrap();
+    faults.fail("link", 0, EEXIST, true);
+    assert_eq!(put(&faults, dir.path(), b"one").unwrap(), Put::Published);
+    assert!(faults.fired());
+    assert_eq!(names(dir.path()).len(), 1);
+}
+
+#[test]
+fn a_failed_fsync_publishes_nothing_and_a_retry_does() {
+    for errno in [EIO, ENOSPC] {
+        let dir = tempfile::tempdir().unwrap();
+        let faults = CrashFs::new(dir.path()).unwrap();
+        faults.fail("fsync", 0, errno, true);
+        let error = put(&faults, dir.path(), b"one").unwrap_err();
+        assert!(faults.fired());
+        assert_eq!(error.step, "fsync");
+        assert_eq!(error.source.raw_os_error(), Some(errno));
+        assert!(
+            names(dir.path()).is_empty(),
+            "neither a name nor a temp file"
+        );
+        assert_eq!(put(&faults, dir.path(), b"one").unwrap(), Put::Published);
+        // A fsync of the same file would have succeeded the second time, and lied.
+        assert_eq!(
+            faults
+                .log()
+                .iter()
+                .filter(|step| **step == "create")
+                .count(),
+            2
+        );
+    }
+}
+
+#[test]
+fn every_step_that_fails_is_reported_or_harmless() {
+    for step in [
+        "create",
+        "fsync",
+        "set_modified",
+        "link",
+        "unlink",
+        "fsync_dir",
+    ] {
+        for done in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let faults = CrashFs::new(dir.path()).unwrap();
+            faults.fail(step, 0, EIO, done);
+            let first = put(&faults, dir.path(), b"one");
+            assert!(faults.fired(), "{step}");
+            assert_eq!(
+                first.is_ok(),
+                step == "unlink",
+                "{step} done={done}: {first:?}"
+            );
+            // Whatever became of it, the next attempt ends with the whole file under its name.
+            put(&faults, dir.path(), b"one").unwrap();
+            assert_eq!(
+                fs::read(dir.path().join("a")).unwrap(),
+                b"one",
+                "{step} done={done}"
+            );
+        }
+    }
+}
+
+#[test]
+fn of_two_racing_publishers_exactly_one_wins() {
+    for round in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        let start = Arc::new(Barrier::new(3));
+        let racers: Vec<_> = (0..3_u8)
+            .map(|racer| {
+                let (path, start) = (dir.path().to_owned(), Arc::clone(&start));
+                std::thread::spawn(move || {
+                    start.wait();
+                    (racer, put(&OsFs, &path, &[racer; 100]).unwrap())
+                })
+            })
+            .collect();
+        let ends: Vec<_> = racers
+            .into_iter()
+            .map(|racer| racer.join().unwrap())
+            .collect();
+        let won: Vec<u8> = ends
+            .iter()
+            .filter(|(_, put)| *put == Put::Published)
+            .map(|(racer, _)| *racer)
+            .collect();
+        assert_eq!(won.len(), 1, "round {round}: {ends:?}");
+        assert_eq!(fs::read(dir.path().join("a")).unwrap(), vec![won[0]; 100]);
+    }
+}
+
+/// Runs an operation with a crash before each of its steps in turn, and looks at what is left by
+/// each kind of loss. `done` says whether the operation had reported success.
+fn each_crash(
+    prepare: impl Fn(&Path),
+    run: impl Fn(&dyn Fs, &Path) -> bool,
+    look: impl Fn(&Path, bool, &str),
+) {
+    for step in 0..1000 {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
+        let crash = CrashFs::new(dir.path()).unwrap();
+        crash.crash_at(step);
+        let done = run(&crash, dir.path());
+        for loss in Loss::EACH {
+            let left = tempfile::tempdir().unwrap();
+            crash.after_crash(loss, left.path()).unwrap();
+            look(
+                left.path(),
+                done,
+                &format!("crash at {step} of {:?}, {loss:?}", crash.log()),
+            );
+        }
+        if !crash.fired() {
+            assert!(step > 3, "an operation of {step} steps is none");
+            return;
+        }
+    }
+    panic!("the operation never ends");
+}
+
+#[test]
+fn a_publish_that_crashes_leaves_the_whole_file_or_none() {
+    let content = vec![42; 10_000];
+    each_crash(
+        |_| {},
+        |fs, dir| put(fs, dir, &content).is_ok(),
+        |left, done, at| {
+            match fs::read(left.join("a")) {
+                Ok(found) => assert_eq!(found, content, "{at}"),
+                Err(_) => assert!(!done, "{at}: reported, and lost"),
+            }
+            let mut others = names(left);
+            others.remove("a");
+            assert!(
+                others.iter().all(|name| is_temp_name(OsStr::new(name))),
+                "{at}: {others:?}"
+            );
+            put(&OsFs, left, &content).unwrap();
+            assert_eq!(fs::read(left.join("a")).unwrap(), content, "{at}");
+        },
+    );
+}
+
+#[test]
+fn a_publish_into_new_directories_survives_once_it_is_reported() {
+    let run = |fs: &dyn Fs, dir: &Path| {
+        let made = ensure_dir(fs, &dir.join("x/y/z"));
+        made.and_then(|made| put(fs, made.path(), b"one")).is_ok()
+    };
+    each_crash(
+        |_| {},
+        run,
+        |left, done, at| {
+            let found = fs::read(left.join("x/y/z/a"));
+            assert!(!done || found.is_ok(), "{at}: reported, and lost");
+            assert!(found.is_err() || found.unwrap() == b"one", "{at}");
+            assert!(run(&OsFs, left), "{at}");
+        },
+    );
+}
+
+#[test]
+fn a_replaced_file_is_the_old_one_or_the_new_one() {
+    each_crash(
+        |dir| fs::write(dir.join("m"), b"old").unwrap(),
+        |fs, dir| replace(fs, &open(dir), OsStr::new("m"), b"newer").is_ok(),
+        |left, done, at| {
+            let found = fs::read(left.join("m")).unwrap();
+            assert!(
+                found == b"newer" || (!done && found == b"old"),
+                "{at}: {found:?}"
+            );
+        },
+    );
+}
+
+#[test]
+fn a_temp_file_gets_its_name_whole_or_not_at_all() {
+    let run = |fs: &dyn Fs, dir: &Path| {
+        let publish = || {
+            let temp = Temp::create(fs, &open(dir))?;
+            temp.file().write_all(b"database").unwrap();
+            temp.fsync()?;
+            temp.rename_new(OsStr::new("db"))
+        };
+        publish().is_ok()
+    };
+    each_crash(
+        |_| {},
+        run,
+        |left, done, at| match fs::read(left.join("db")) {
+            Ok(found) => assert_eq!(found, b"database", "{at}"),
+            Err(_) => assert!(!done, "{at}: reported, and lost"),
+        },
+    );
+}
+
+#[test]
+fn a_rename_never_replaces() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("db"), b"mine").unwrap();
+    let temp = Temp::create(&OsFs, &open(dir.path())).unwrap();
+    assert!(!temp.rename_new(OsStr::new("db")).unwrap());
+    assert_eq!(fs::read(dir.path().join("db")).unwrap(), b"mine");
+    assert_eq!(names(dir.path()).len(), 1);
+}
+
+#[test]
+fn sweeping_takes_old_temp_files_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = ".sqlrep-0123456789abcdef";
+    for other in [
+        name,
+        "0123456789abcdef",
+        ".sqlrep-xyz",
+        ".sqlrep-root.json",
+        "a.ltx",
+    ] {
+        fs::write(dir.path().join(other), b"").unwrap();
+    }
+    // A temp file about to be published carries the time of its header: long ago, and not old.
+    let opened = File::open(dir.path().join(name)).unwrap();
+    let long_ago = Timestamp::from_millis(1000);
+    OsFs.set_modified(&open(dir.path()), OsStr::new(name), &opened, long_ago)
+        .unwrap();
+    let now = fs::metadata(dir.path().join(name)).unwrap().ctime() * 1000;
+    let before = |millis| sweep(&OsFs, &open(dir.path()), Timestamp::from_millis(millis)).unwrap();
+    assert_eq!(before(now - 60_000), 0);
+    assert_eq!(before(now + 60_000), 1);
+    assert_eq!(names(dir.path()).len(), 4);
+}
+
+#[test]
+fn published_and_replaced_files_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (temp, to) = (dir.path().join("t"), dir.path().join("out"));
+    fs::write(&temp, b"one").unwrap();
+    publish_file(&temp, &to).unwrap();
+    fs::write(&temp, b"two").unwrap();
+    assert_eq!(
+        publish_file(&temp, &to).unwrap_err().kind(),
+        io::ErrorKind::AlreadyExists
+    );
+    assert_eq!(
+        (fs::read(&temp).unwrap(), fs::read(&to).unwrap()),
+        (b"two".into(), b"one".into())
+    );
+    replace_file(&temp, &to).unwrap();
+    assert_eq!(fs::read(&to).unwrap(), b"two");
+    assert!(!temp.exists());
+}
+
+#[test]
+fn directories_are_not_entered_through_links() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("real")).unwrap();
+    std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("file")).unwrap();
+    let opened = open(dir.path());
+    assert!(ensure_subdir(&OsFs, &opened, OsStr::new("link")).is_err());
+    assert!(opened.open_file(OsStr::new("file")).is_err());
+    assert!(opened.open_beneath(Path::new("link/a")).is_err());
+    assert!(opened.open_beneath(Path::new("../x")).is_err());
+    assert!(opened.stat_file(OsStr::new("file")).unwrap().is_none());
+}
+
+proptest! {
+    #[test]
+    fn times_are_exact_to_the_millisecond(millis in 0i64..4_000_000_000_000) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f"), b"").unwrap();
+        let (opened, time) = (open(dir.path()), Timestamp::from_millis(millis));
+        let file = File::open(dir.path().join("f")).unwrap();
+        OsFs.set_modified(&opened, OsStr::new("f"), &file, time).unwrap();
+        prop_assert_eq!(opened.stat_file(OsStr::new("f")).unwrap(), Some((0, time)));
+    }
+}

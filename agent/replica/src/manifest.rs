@@ -1,0 +1,245 @@
+//! `.sqlrep/manifest.json`: whose replica this is, who extends it, and whom a restored file
+//! belongs to. Readers of the LTX files need none of it.
+
+use std::ffi::OsStr;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sqlrep_format::{PageSize, Timestamp};
+
+use crate::DbId;
+use crate::durable::{self, Dir, Failure, Fs, OsFs};
+use crate::layout::META_DIR;
+use crate::owner::WriterId;
+
+/// The file's name in [`META_DIR`].
+const NAME: &str = "manifest.json";
+/// A manifest is some hundred bytes; what is larger is none, and is not read.
+const BYTES_MAX: u64 = 64 * 1024;
+
+/// What is known of a replica besides its data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The layout of this file; see [`Manifest::VERSION`].
+    pub version: u32,
+    /// Which database it is of.
+    pub id: DbId,
+    /// The cluster it belongs to: the UID of the namespace `kube-system`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_uid: Option<String>,
+    /// The namespace it belongs to: one of the same name created anew has another UID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_uid: Option<String>,
+    /// Who extends it, or did last.
+    pub owner: Owner,
+    /// Owner and mode of the database file, for a restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<Ownership>,
+    /// The page size of the chain.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "page_size")]
+    pub page_size: Option<PageSize>,
+}
+
+/// The pod that extends a replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its name.
+    pub pod: String,
+    /// Its UID.
+    pub pod_uid: String,
+    /// The node it runs on.
+    pub node: String,
+    /// The id in the headers of the files written for it.
+    #[serde(rename = "node_id")]
+    pub writer: WriterId,
+    /// Whether it still does.
+    pub state: OwnerState,
+    /// Since when.
+    #[serde(rename = "since_ms", with = "millis")]
+    pub since: Timestamp,
+}
+
+/// Whether a replica has a writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnerState {
+    /// It may still write.
+    Active,
+    /// Its last commit is in the replica, and it will write no more.
+    Released,
+}
+
+/// Owner and mode of a database file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ownership {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A manifest that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// The file system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Not JSON, or not a manifest.
+    #[error("{} is no manifest: restore it from a copy, or remove it to let the next owner write it anew", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Too large to be a manifest.
+    #[error("{} has more than {BYTES_MAX} bytes, which is no manifest", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Written by a newer sqlrep.
+    #[error("{} has version {found}, this sqlrep knows {}: use the newer one", path.display(), Manifest::VERSION)]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+}
+
+impl Manifest {
+    /// The layout that this code writes. Readers ignore fields that they do not know; the version
+    /// rises only when an older reader would do harm.
+    pub const VERSION: u32 = 1;
+}
+
+/// Only what every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// The manifest of the replica in `dir`; `None` when there is none (a replica that Litestream
+/// wrote has none).
+pub fn load(dir: &Path) -> Result<Option<Manifest>, ManifestError> {
+    let path = dir.join(META_DIR).join(NAME);
+    let opened = Dir::open(dir)
+        .and_then(|dir| dir.open_subdir(OsStr::new(META_DIR)))
+        .and_then(|meta| meta.open_file(OsStr::new(NAME)));
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(ManifestError::Io {
+                action: "open",
+                path,
+                source,
+            });
+        }
+    };
+    let mut bytes = Vec::new();
+    if let Err(source) = file.take(BYTES_MAX + 1).read_to_end(&mut bytes) {
+        return Err(ManifestError::Io {
+            action: "read",
+            path,
+            source,
+        });
+    }
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(ManifestError::TooLarge { path });
+    }
+    let malformed = |source| ManifestError::Malformed {
+        path: path.clone(),
+        source,
+    };
+    let Versioned { version } = serde_json::from_slice(&bytes).map_err(malformed)?;
+    if version > Manifest::VERSION {
+        return Err(ManifestError::Version {
+            path,
+            found: version,
+        });
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(malformed)
+}
+
+/// Exchanges the manifest of the replica in `dir` as a whole; creates the directory.
+pub fn save(dir: &Path, manifest: &Manifest) -> Result<(), ManifestError> {
+    save_with(&OsFs, dir, manifest)
+}
+
+/// The same over another [`Fs`].
+pub fn save_with(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<(), ManifestError> {
+    let path = dir.join(META_DIR).join(NAME);
+    let mut bytes = serde_json::to_vec_pretty(manifest)
+        .map_err(|source| ManifestError::Malformed { path, source })?;
+    bytes.push(b'\n');
+    let saved = durable::ensure_dir(fs, dir)
+        .and_then(|dir| durable::ensure_subdir(fs, &dir, OsStr::new(META_DIR)))
+        .and_then(|meta| durable::replace(fs, &meta, OsStr::new(NAME), &bytes));
+    saved.map_err(|Failure { step, path, source }| ManifestError::Io {
+        action: step,
+        path,
+        source,
+    })
+}
+
+/// A [`Timestamp`] as a number of milliseconds.
+mod millis {
+    use super::{Deserialize, Deserializer, Serializer, Timestamp};
+
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde calls"
+    )]
+    pub(super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i64(time.millis())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        i64::deserialize(from).map(Timestamp::from_millis)
+    }
+}
+
+/// A [`PageSize`] as a number of bytes.
+mod page_size {
+    use super::{Deserialize, Deserializer, PageSize, Serialize, Serializer};
+
+    #[expect(
+        clippy::ref_option,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde calls"
+    )]
+    pub(super) fn serialize<S: Serializer>(
+        size: &Option<PageSize>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        size.map(PageSize::get).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<PageSize>, D::Error> {
+        let bytes = Option::<u32>::deserialize(from)?;
+        bytes
+            .map(PageSize::new)
+            .transpose()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;

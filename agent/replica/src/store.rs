@@ -1,0 +1,96 @@
+//! Where the LTX files of one replica are kept: listed, opened, published, removed.
+
+mod dir;
+mod error;
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use sqlrep_format::ltx::Level;
+use sqlrep_format::{Timestamp, Txid, TxidRange};
+
+pub use crate::durable::Put;
+pub use dir::DirStore;
+pub use error::StoreError;
+
+/// One LTX file as a listing shows it: what its name and the file system say, unread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaFile {
+    /// The level it lies in.
+    pub level: Level,
+    /// The TXIDs that its name claims.
+    pub range: TxidRange,
+    /// Its size.
+    pub bytes: u64,
+    /// Its modification time, which is the time of its header unless a copy lost it.
+    pub modified: Timestamp,
+}
+
+/// All LTX files of a replica, by level and TXID.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing(Vec<ReplicaFile>);
+
+impl Listing {
+    /// Sorts the files.
+    pub fn new(mut files: Vec<ReplicaFile>) -> Self {
+        files.sort_by_key(|file| (file.level, file.range));
+        Self(files)
+    }
+
+    /// The files by level and TXID.
+    pub fn files(&self) -> &[ReplicaFile] {
+        &self.0
+    }
+
+    /// The files of one level by TXID.
+    pub fn level(&self, level: Level) -> impl DoubleEndedIterator<Item = &ReplicaFile> {
+        self.0.iter().filter(move |file| file.level == level)
+    }
+
+    /// Whether there is no LTX file at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The highest TXID that any name claims.
+    pub fn head(&self) -> Option<Txid> {
+        self.0.iter().map(|file| file.range.max()).max()
+    }
+
+    /// The same listing without one file: to plan around it.
+    #[must_use]
+    pub fn without(&self, gone: &ReplicaFile) -> Self {
+        let stays = |file: &&ReplicaFile| (file.level, file.range) != (gone.level, gone.range);
+        Self(self.0.iter().filter(stays).cloned().collect())
+    }
+}
+
+/// The LTX files of one replica.
+///
+/// Every call blocks, for ever if an NFS server does: call from a lane's thread (L14).
+pub trait Store: Send + Sync + Debug {
+    /// All files of all levels. A replica that does not exist is empty; one that cannot be read
+    /// is an error.
+    fn list(&self) -> Result<Listing, StoreError>;
+    /// The files of one level by TXID.
+    fn list_level(&self, level: Level) -> Result<Vec<ReplicaFile>, StoreError>;
+    /// Opens a file for reading.
+    fn open(&self, file: &ReplicaFile) -> Result<File, StoreError>;
+    /// Publishes a file whole, or not at all, under a name that must be free; `timestamp` is that
+    /// of its header. After an error the name may have been taken all the same: put again.
+    fn put(
+        &self,
+        level: Level,
+        range: TxidRange,
+        timestamp: Timestamp,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Put, StoreError>;
+    /// Unlinks a file; one that is gone already is no error. For `retain` alone (L6).
+    fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError>;
+    /// Where a file lies, for messages.
+    fn path(&self, file: &ReplicaFile) -> PathBuf;
+    /// The replica's directory.
+    fn dir(&self) -> &Path;
+}

@@ -1,0 +1,209 @@
+//! A replica in a directory, laid out as in LITESTREAM.md §2.1.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sqlrep_format::ltx::{FileName, Level};
+use sqlrep_format::{Timestamp, TxidRange};
+
+use super::{Listing, Put, ReplicaFile, Store, StoreError};
+use crate::durable::{self, Dir, Fs, OsFs};
+use crate::layout::{self, LTX_DIR};
+
+/// A replica in a directory; creates nothing until the first [`Store::put`]. Clones are cheap.
+#[derive(Clone, Debug)]
+pub struct DirStore {
+    dir: PathBuf,
+    fs: Arc<dyn Fs>,
+    settled: Arc<Mutex<Settled>>,
+}
+
+/// Which directories are known to survive a crash, each found out once.
+#[derive(Debug, Default)]
+struct Settled {
+    ancestors: bool,
+    levels: [bool; 10],
+}
+
+impl DirStore {
+    /// The replica in `dir`, which need not exist.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self::with_fs(dir, Arc::new(OsFs))
+    }
+
+    /// The same over another [`Fs`].
+    pub fn with_fs(dir: impl Into<PathBuf>, fs: Arc<dyn Fs>) -> Self {
+        Self {
+            dir: dir.into(),
+            fs,
+            settled: Arc::default(),
+        }
+    }
+
+    /// The steps it writes by.
+    pub fn fs(&self) -> &Arc<dyn Fs> {
+        &self.fs
+    }
+
+    /// Unlinks temp files that nobody touched since `before`, in all levels; says how many. To be
+    /// called when a replica is opened, with a time some hours ago.
+    pub fn sweep(&self, before: Timestamp) -> Result<u32, StoreError> {
+        let Some(ltx) = self.ltx()? else { return Ok(0) };
+        let mut swept = 0;
+        for level in Level::all() {
+            if let Some(dir) = missing_is_none(&ltx, level)? {
+                swept += durable::sweep(self.fs.as_ref(), &dir, before)?;
+            }
+        }
+        Ok(swept)
+    }
+
+    fn ltx(&self) -> Result<Option<Dir>, StoreError> {
+        let opened = Dir::open(&self.dir).and_then(|dir| dir.open_subdir(OsStr::new(LTX_DIR)));
+        match opened {
+            Ok(dir) => Ok(Some(dir)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("open", self.dir.join(LTX_DIR))(error)),
+        }
+    }
+
+    /// The directory of a level, there and durable.
+    fn durable_level(&self, level: Level) -> Result<Dir, StoreError> {
+        let fs = self.fs.as_ref();
+        let dir = durable::ensure_dir(fs, &self.dir)?;
+        let ltx = durable::ensure_subdir(fs, &dir, OsStr::new(LTX_DIR))?;
+        let opened = durable::ensure_subdir(fs, &ltx, OsStr::new(&level.to_string()))?;
+        let settled = |settled: &mut Settled| {
+            if !settled.ancestors {
+                fs.fsync_dir(&dir)
+                    .map_err(durable::Failure::at("fsync", dir.path()))?;
+                durable::settle(fs, &dir)?;
+                settled.ancestors = true;
+            }
+            let known = settled.levels.get_mut(usize::from(level.get()));
+            if let Some(known @ false) = known {
+                fs.fsync_dir(&ltx)
+                    .map_err(durable::Failure::at("fsync", ltx.path()))?;
+                *known = true;
+            }
+            Ok::<(), durable::Failure>(())
+        };
+        // Poison says that a thread panicked between two marks; each mark is right by itself.
+        settled(&mut self.settled.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Ok(opened)
+    }
+}
+
+impl Store for DirStore {
+    fn list(&self) -> Result<Listing, StoreError> {
+        let Some(ltx) = self.ltx()? else {
+            return Ok(Listing::default());
+        };
+        let mut files = Vec::new();
+        for level in Level::all() {
+            files.extend(list_level(&ltx, level)?);
+        }
+        Ok(Listing::new(files))
+    }
+
+    fn list_level(&self, level: Level) -> Result<Vec<ReplicaFile>, StoreError> {
+        let Some(ltx) = self.ltx()? else {
+            return Ok(Vec::new());
+        };
+        let mut files = list_level(&ltx, level)?;
+        files.sort_by_key(|file| file.range);
+        Ok(files)
+    }
+
+    fn open(&self, file: &ReplicaFile) -> Result<File, StoreError> {
+        Dir::open(&self.dir)
+            .and_then(|dir| dir.open_beneath(&layout::file_path(file.level, file.range)))
+            .map_err(StoreError::io("open", self.path(file)))
+    }
+
+    fn put(
+        &self,
+        level: Level,
+        range: TxidRange,
+        timestamp: Timestamp,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Put, StoreError> {
+        let dir = self.durable_level(level)?;
+        let name = FileName(range).to_string();
+        let name = OsStr::new(&name);
+        Ok(durable::publish(
+            self.fs.as_ref(),
+            &dir,
+            name,
+            Some(timestamp),
+            write,
+        )?)
+    }
+
+    fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {
+        let name = FileName(file.range).to_string();
+        let removed = match self.ltx()? {
+            Some(ltx) => ltx
+                .open_subdir(OsStr::new(&file.level.to_string()))
+                .and_then(|dir| self.fs.unlink(&dir, OsStr::new(&name))),
+            None => Ok(()),
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("unlink", self.path(file))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, file: &ReplicaFile) -> PathBuf {
+        self.dir.join(layout::file_path(file.level, file.range))
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+fn missing_is_none(ltx: &Dir, level: Level) -> Result<Option<Dir>, StoreError> {
+    let name = level.to_string();
+    match ltx.open_subdir(OsStr::new(&name)) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("open", ltx.path().join(name))(error)),
+    }
+}
+
+fn list_level(ltx: &Dir, level: Level) -> Result<Vec<ReplicaFile>, StoreError> {
+    let Some(dir) = missing_is_none(ltx, level)? else {
+        return Ok(Vec::new());
+    };
+    let mut files = Vec::new();
+    for name in dir.entries().map_err(StoreError::io("list", dir.path()))? {
+        // Other names are left alone: temp files, notes, what a NAS puts there.
+        let Some(range) = name.to_str().and_then(|name| name.parse::<FileName>().ok()) else {
+            continue;
+        };
+        match dir.stat_file(&name) {
+            Ok(Some((bytes, modified))) => {
+                files.push(ReplicaFile {
+                    level,
+                    range: range.0,
+                    bytes,
+                    modified,
+                });
+            }
+            Ok(None) => {}
+            // Retention was here between the two looks.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io("look at", dir.path().join(&name))(error)),
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests;

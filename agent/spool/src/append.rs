@@ -1,0 +1,199 @@
+//! One L0 file: from a draft and its pages to a file that is published, or to nothing.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use sqlrep_format::ltx::{self, Encoder};
+use sqlrep_format::{PageCount, PageSize, Pgno, TxidRange, page_checksum};
+
+use crate::budget::Counted;
+use crate::checksums::Edit;
+use crate::recover::State;
+use crate::{Draft, Error, PageSource};
+
+/// What a draft must follow on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Base {
+    /// The size of the database before; `None` when every page must be in the draft.
+    grown_from: Option<PageCount>,
+}
+
+impl Base {
+    /// Refuses a draft that does not follow on the state.
+    pub(crate) fn check(name: &str, state: &State, draft: &Draft) -> Result<Self, Error> {
+        let database = || name.to_owned();
+        if state.interrupted {
+            return Err(Error::Interrupted {
+                database: database(),
+            });
+        }
+        let expected = state.next_txid();
+        if draft.txid != expected {
+            return Err(Error::OutOfOrder {
+                database: database(),
+                expected,
+                found: draft.txid,
+            });
+        }
+        let Some(at) = &state.position else {
+            return Ok(Self { grown_from: None });
+        };
+        if draft.page_size != at.page_size {
+            return Err(Error::PageSizeChanged {
+                database: database(),
+                expected: at.page_size,
+                found: draft.page_size,
+            });
+        }
+        if draft.timestamp <= at.timestamp {
+            return Err(Error::TimeStandsStill {
+                database: database(),
+                txid: draft.txid,
+                last: at.timestamp,
+                found: draft.timestamp,
+            });
+        }
+        Ok(Self {
+            grown_from: (!state.must_be_full).then_some(at.commit),
+        })
+    }
+
+    /// How many pages the draft must hold at least: all, or those that the database grew by.
+    fn wanted(self, draft: &Draft) -> u32 {
+        let pages = |commit: PageCount, size: PageSize| commit.data_pages(size);
+        let before = self
+            .grown_from
+            .map_or(0, |before| pages(before, draft.page_size));
+        pages(draft.commit, draft.page_size).saturating_sub(before)
+    }
+
+    /// Whether a page is one of those.
+    fn wants(self, pgno: Pgno) -> bool {
+        self.grown_from.is_none_or(|before| !before.contains(pgno))
+    }
+}
+
+/// A draft that is being written.
+pub(crate) struct Writing<'a> {
+    name: &'a str,
+    path: &'a Path,
+    draft: &'a Draft,
+    base: Base,
+    pages: &'a mut dyn PageSource,
+    /// The ledger's side of it.
+    pub(crate) edit: Edit<'a>,
+    /// The budget's side of it.
+    pub(crate) count: Counted<'a>,
+    /// What was written, once it was.
+    pub(crate) written: Option<ltx::Written>,
+    /// Why it was not, when the cause is not the store.
+    pub(crate) failure: Option<Error>,
+}
+
+impl<'a> Writing<'a> {
+    /// Nothing is written yet.
+    pub(crate) fn new(
+        (name, path): (&'a str, &'a Path),
+        (draft, base): (&'a Draft, Base),
+        pages: &'a mut dyn PageSource,
+        edit: Edit<'a>,
+        count: Counted<'a>,
+    ) -> Self {
+        Self {
+            name,
+            path,
+            draft,
+            base,
+            pages,
+            edit,
+            count,
+            written: None,
+            failure: None,
+        }
+    }
+
+    /// Writes the file; the store calls this once.
+    pub(crate) fn write(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        match self.try_write(out) {
+            Ok(written) => {
+                self.written = Some(written);
+                Ok(())
+            }
+            Err(Stop::Out(error)) => Err(error),
+            Err(Stop::Draft(error)) => {
+                let reason = io::Error::other(error.to_string());
+                self.failure = Some(*error);
+                Err(reason)
+            }
+        }
+    }
+
+    fn try_write(&mut self, out: &mut dyn Write) -> Result<ltx::Written, Stop> {
+        let Self {
+            name,
+            path,
+            draft,
+            base,
+            pages,
+            edit,
+            count,
+            ..
+        } = self;
+        let path = || path.to_owned();
+        let encode = |source| match source {
+            ltx::EncodeError::Io { source, .. } => Stop::Out(source),
+            source => Stop::draft(Error::Encode {
+                path: path(),
+                source,
+            }),
+        };
+        let header = ltx::Header {
+            page_size: draft.page_size,
+            commit: draft.commit,
+            range: TxidRange::single(draft.txid),
+            timestamp: draft.timestamp,
+            checksums: ltx::Checksums::None,
+            wal: draft.wal,
+            node_id: draft.node_id,
+        };
+        let mut encoder = Encoder::new(count.through(out), &header).map_err(encode)?;
+        let mut page = vec![0; draft.page_size.bytes()];
+        let mut missing = base.wanted(draft);
+        loop {
+            let next = pages.next(&mut page);
+            let next = next.map_err(|source| {
+                Stop::draft(Error::Pages {
+                    path: path(),
+                    source,
+                })
+            })?;
+            let Some(pgno) = next else { break };
+            encoder.page(pgno, &page).map_err(encode)?;
+            edit.page(pgno, page_checksum(pgno, &page));
+            missing = missing.saturating_sub(u32::from(base.wants(pgno)));
+        }
+        if missing > 0 {
+            let (database, txid) = ((*name).to_owned(), draft.txid);
+            return Err(Stop::draft(Error::MissingPages {
+                database,
+                txid,
+                missing,
+            }));
+        }
+        encoder.finish().map(|(_, written)| written).map_err(encode)
+    }
+}
+
+/// Why writing stopped.
+enum Stop {
+    /// The store's file took no more.
+    Out(io::Error),
+    /// The draft is to blame.
+    Draft(Box<Error>),
+}
+
+impl Stop {
+    fn draft(error: Error) -> Self {
+        Self::Draft(Box::new(error))
+    }
+}

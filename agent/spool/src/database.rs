@@ -1,0 +1,504 @@
+//! The spool of one database: capture appends at one end, the shipper takes from the other.
+//!
+//! Two locks. `writer` is held through an append, fsync included, and by whatever else moves the
+//! position; only capture's thread wants it. `state` is held for a few instructions at a time,
+//! never over file I/O, so that shipper and status never wait for an fsync, nor capture for them.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sqlrep_format::{Pos, Txid, TxidRange, ltx};
+use sqlrep_replica::{DbId, Put, Store};
+
+use crate::append::{Base, Writing};
+use crate::budget::{Budget, Counted};
+use crate::checksums::{Edit, Edited};
+use crate::files::{FileFact, Files};
+use crate::ledger::{Batch, Ledger, Slot};
+use crate::recover::{self, Site, State};
+use crate::spool::Shared;
+use crate::{Appended, Draft, Entry, Error, PageChecksums, PageSource, Position, WalPlace};
+
+/// The spool of one database in one pod. Clones are handles to the same.
+#[derive(Clone)]
+pub struct DatabaseSpool {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl fmt::Debug for DatabaseSpool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseSpool")
+            .field("dir", &self.inner.files.dir())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the handles share.
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) id: DbId,
+    pod_uid: Box<str>,
+    /// Id and pod uid: the name in the ledger and in messages.
+    pub(crate) name: Box<str>,
+    pub(crate) slot: Slot,
+    pub(crate) files: Files,
+    pub(crate) writer: Mutex<()>,
+    pub(crate) state: Mutex<State>,
+}
+
+/// A panic while a lock was held leaves the state as it was: it is assigned at the very end.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// The TXID that the next file must carry.
+    pub(crate) fn next_txid(&self) -> Txid {
+        self.position
+            .map_or(Txid::FIRST, |position| position.txid.next())
+    }
+
+    /// Counts a file into what waits.
+    fn push(&mut self, fact: FileFact) {
+        self.files.push_back(fact);
+        self.pending_bytes = self.pending_bytes.saturating_add(fact.bytes);
+    }
+}
+
+impl Inner {
+    /// Reads the state from the disk. The caller counts its bytes into the budget.
+    pub(crate) fn open(
+        shared: Arc<Shared>,
+        id: DbId,
+        pod_uid: &str,
+        files: Files,
+    ) -> Result<Self, Error> {
+        let name = format!("{id}\0{pod_uid}").into_boxed_str();
+        let slot = shared.ledger.slot(&name);
+        let site = Site {
+            files: &files,
+            ledger: &shared.ledger,
+            slot,
+            name: &name,
+        };
+        let state = Mutex::new(recover::recover(site)?);
+        let (pod_uid, writer) = (pod_uid.into(), Mutex::new(()));
+        Ok(Self {
+            shared,
+            id,
+            pod_uid,
+            name,
+            slot,
+            files,
+            writer,
+            state,
+        })
+    }
+
+    pub(crate) fn site(&self) -> Site<'_> {
+        Site {
+            files: &self.files,
+            ledger: self.ledger(),
+            slot: self.slot,
+            name: &self.name,
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.shared.ledger
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.shared.budget
+    }
+
+    /// The name in messages.
+    pub(crate) fn label(&self) -> String {
+        format!("{} (pod {})", self.id, self.pod_uid)
+    }
+
+    /// Bytes that wait to be shipped.
+    pub(crate) fn pending_bytes(&self) -> u64 {
+        lock(&self.state).pending_bytes
+    }
+
+    fn entry(&self, fact: &FileFact) -> Entry {
+        Entry {
+            txid: fact.txid,
+            timestamp: fact.timestamp,
+            bytes: fact.bytes,
+            digest: fact.digest,
+            path: self.files.path(fact.txid),
+        }
+    }
+
+    /// Removes shipped files whose ack is surely on the disk; the newest file stays.
+    pub(crate) fn reap(&self) -> Result<(), Error> {
+        let (flushed, broken) = (self.ledger().flushed(), self.ledger().is_broken());
+        let gone: Vec<FileFact> = {
+            let mut state = lock(&self.state);
+            let mut until = if broken { state.acked } else { None };
+            while let Some((acked, _)) = state.marks.pop_front_if(|(_, number)| *number <= flushed)
+            {
+                until = until.max(Some(acked));
+            }
+            let newest = state.files.back().map(|file| file.txid);
+            let gone = state
+                .files
+                .partition_point(|file| Some(file.txid) <= until && Some(file.txid) < newest);
+            state.files.drain(..gone).collect()
+        };
+        gone.iter()
+            .try_for_each(|file| self.files.remove(file.txid))
+    }
+
+    /// Flushes the ledger once enough relies on it.
+    fn flush_when_due(&self, bytes: u64) -> Result<(), Error> {
+        if self.shared.unflushed.add(bytes) {
+            self.shared.flush_ledger();
+        }
+        self.reap()
+    }
+
+    /// Chunks that no longer count go; if not now, then before their number is used again.
+    pub(crate) fn purge(&self, keep: Option<u32>) {
+        if self.ledger().purge_chunks(self.slot, keep).is_err() {
+            tracing::debug!(db = %self.id, "old page checksums stay in the ledger");
+        }
+    }
+
+    /// A file at the name of the next one is that of an append which failed after the link: its
+    /// caller was told that nothing changed, and nobody was told of the file.
+    fn clear_orphan(&self, txid: Txid) -> Result<(), Error> {
+        if self.files.holds(txid)? {
+            tracing::warn!(db = %self.id, %txid, "the file of a failed append is removed");
+            self.files.remove(txid)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.closed(self.files.dir(), self.pending_bytes());
+    }
+}
+
+impl DatabaseSpool {
+    /// The database.
+    pub fn id(&self) -> &DbId {
+        &self.inner.id
+    }
+
+    /// The pod it lives in.
+    pub fn pod_uid(&self) -> &str {
+        &self.inner.pod_uid
+    }
+
+    /// Database and pod, for messages.
+    pub(crate) fn label(&self) -> String {
+        self.inner.label()
+    }
+
+    /// Where its files are.
+    pub fn dir(&self) -> &Path {
+        self.inner.files.dir()
+    }
+
+    /// Where it stands; `None` before the first file.
+    pub fn position(&self) -> Option<Position> {
+        lock(&self.inner.state).position
+    }
+
+    /// The TXID that the next file must carry.
+    pub fn next_txid(&self) -> Txid {
+        lock(&self.inner.state).next_txid()
+    }
+
+    /// Whether the next file must hold every page: it stands in for one that was lost.
+    pub fn must_be_full(&self) -> bool {
+        let state = lock(&self.inner.state);
+        state.must_be_full || state.position.is_none()
+    }
+
+    /// Writes an L0 file, durably, and moves the position to it.
+    ///
+    /// After an error nothing has changed: the caller keeps its pages and drafts again. With
+    /// [`Error::is_full`] it waits until something was shipped.
+    pub fn append(&self, draft: &Draft, pages: &mut dyn PageSource) -> Result<Appended, Error> {
+        let inner = &*self.inner;
+        let _writer = lock(&inner.writer);
+        let (base, known, generation, epoch) = {
+            let state = lock(&inner.state);
+            let base = Base::check(&inner.label(), &state, draft)?;
+            (base, state.known(), state.generation, state.epoch)
+        };
+        inner.budget().admit()?;
+        inner.clear_orphan(draft.txid)?;
+
+        let size = (draft.commit, draft.page_size);
+        let edit = Edit::begin((inner.ledger(), inner.slot), known, generation, size);
+        let label = inner.label();
+        let count = Counted::new(inner.budget());
+        let path = inner.files.path(draft.txid);
+        let mut writing = Writing::new((&label, &path), (draft, base), pages, edit, count);
+        let range = TxidRange::single(draft.txid);
+        let put = inner
+            .files
+            .store()
+            .put(ltx::Level::L0, range, draft.timestamp, &mut |out| {
+                writing.write(out)
+            });
+        let Writing {
+            edit,
+            count,
+            written,
+            failure,
+            ..
+        } = writing;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let put = put.map_err(Error::store("writing a file to the spool"))?;
+        let (Put::Published, Some(written)) = (put, written) else {
+            let reason = "the name was taken meanwhile; nobody else may write there".to_owned();
+            return Err(Error::Corrupt {
+                path: path.clone(),
+                reason,
+            });
+        };
+        count.keep();
+        // From here on the file is the truth: nothing below may turn it into an error.
+        let fact = FileFact {
+            txid: draft.txid,
+            timestamp: draft.timestamp,
+            bytes: written.bytes,
+            digest: written.trailer.file,
+        };
+        let pos = self.appended(draft, fact, edit.finish(), epoch);
+        if let Err(err) = inner.flush_when_due(fact.bytes) {
+            tracing::warn!(db = %inner.id, %err, "shipped files stay in the spool for now");
+        }
+        Ok(Appended {
+            entry: inner.entry(&fact),
+            pages: written.pages,
+            pos,
+        })
+    }
+
+    /// The file is there: ledger and state follow.
+    fn appended(&self, draft: &Draft, fact: FileFact, edited: Edited, epoch: u64) -> Option<Pos> {
+        let inner = &*self.inner;
+        let position = Position {
+            txid: draft.txid,
+            timestamp: draft.timestamp,
+            commit: draft.commit,
+            page_size: draft.page_size,
+            wal: draft.place,
+            checksum: edited.known.map(|known| known.checksum),
+        };
+        let before = lock(&inner.state).generation;
+        let mut step = State {
+            position: Some(position),
+            digest: Some(fact.digest),
+            generation: edited.known.map_or(before, |_| edited.generation),
+            epoch,
+            ..State::default()
+        };
+        if let Err(error) = recover::commit(inner.site(), &step, edited.batch) {
+            recover::forget_checksums(&mut step, &error);
+        }
+        let position = {
+            let mut state = lock(&inner.state);
+            state.position = step.position;
+            state.digest = step.digest;
+            state.generation = step.generation;
+            state.must_be_full = false;
+            state.push(fact);
+            step.position
+        };
+        if step.generation != before {
+            inner.purge(Some(step.generation));
+        }
+        let checksum = position.and_then(|position| position.checksum);
+        checksum.map(|checksum| Pos {
+            txid: draft.txid,
+            checksum,
+        })
+    }
+
+    /// Moves the place in the WAL, when a resync found that no page differs.
+    pub fn set_place(&self, place: Option<WalPlace>) {
+        let inner = &*self.inner;
+        let _writer = lock(&inner.writer);
+        let step = {
+            let mut state = lock(&inner.state);
+            if let Some(position) = &mut state.position {
+                position.wal = place;
+            }
+            state.record()
+        };
+        if let Some(record) = step {
+            let mut batch = Batch::default();
+            batch.position(inner.slot, &inner.name, &record);
+            if inner.ledger().apply(batch).is_err() {
+                tracing::debug!(db = %inner.id, "the place in the WAL is not in the ledger");
+            }
+        }
+    }
+
+    /// The checksum of every page at the position, proven whole; or that they are not known.
+    pub fn page_checksums(&self) -> PageChecksums {
+        let inner = &*self.inner;
+        let (known, size) = {
+            let state = lock(&inner.state);
+            (
+                state.known(),
+                state.position.map(|position| position.page_size),
+            )
+        };
+        let (Some(known), Some(size)) = (known, size) else {
+            return PageChecksums::unknown();
+        };
+        let ledger = Arc::clone(&inner.shared.ledger);
+        match PageChecksums::proven(ledger, inner.slot, known, size) {
+            Ok(Some(checksums)) => checksums,
+            failed => {
+                let err = failed.err().map(|error| error.to_string());
+                tracing::warn!(db = %inner.id, err, "page checksums are not whole; they count as unknown");
+                // Until they are made anew nothing may be built on them.
+                if let Some(position) = &mut lock(&inner.state).position {
+                    position.checksum = None;
+                }
+                PageChecksums::unknown()
+            }
+        }
+    }
+
+    /// The files that wait to be shipped, ascending and without a gap.
+    pub fn pending(&self) -> Vec<Entry> {
+        let facts: Vec<FileFact> = lock(&self.inner.state).pending().copied().collect();
+        facts.iter().map(|fact| self.inner.entry(fact)).collect()
+    }
+
+    /// The first file that waits.
+    pub fn first_pending(&self) -> Option<Entry> {
+        let fact = lock(&self.inner.state).pending().next().copied();
+        fact.map(|fact| self.inner.entry(&fact))
+    }
+
+    /// The last TXID that was shipped, as far as the spool was told.
+    pub fn shipped(&self) -> Option<Txid> {
+        lock(&self.inner.state).acked
+    }
+
+    /// The bytes of the files that wait.
+    pub fn pending_bytes(&self) -> u64 {
+        self.inner.pending_bytes()
+    }
+
+    /// Everything up to `txid` was shipped, durably. Its files go when the ledger has that on the
+    /// disk; the newest file always stays.
+    pub fn ack(&self, txid: Txid) -> Result<(), Error> {
+        let inner = &*self.inner;
+        let bytes = {
+            let mut state = lock(&inner.state);
+            let newest = state.files.back().map(|file| file.txid);
+            if Some(txid) <= state.acked {
+                return Ok(());
+            }
+            if Some(txid) > newest {
+                return Err(Error::Unknown {
+                    database: inner.label(),
+                    txid,
+                    newest,
+                });
+            }
+            let bytes: u64 = state
+                .pending()
+                .take_while(|file| file.txid <= txid)
+                .map(|file| file.bytes)
+                .sum();
+            state.acked = Some(txid);
+            state.pending_bytes = state.pending_bytes.saturating_sub(bytes);
+            let mut batch = Batch::default();
+            batch.acked(inner.slot, &inner.name, Some(txid));
+            // sled takes it into memory. Not taken at all, the file is shipped a second time
+            // after a restart, and found to be ours.
+            if let Ok(number) = inner.ledger().apply(batch) {
+                state.marks.push_back((txid, number));
+            }
+            bytes
+        };
+        inner.budget().sub(bytes);
+        inner.flush_when_due(bytes)
+    }
+
+    /// The shipper found the file of a TXID damaged. It and all that follow are moved aside, and
+    /// the position falls back: capture's next append is out of order, and it resyncs.
+    pub fn reject(&self, txid: Txid, reason: &str) -> Result<(), Error> {
+        let inner = &*self.inner;
+        let _writer = lock(&inner.writer);
+        let rejected: Vec<FileFact> = {
+            let state = lock(&inner.state);
+            state
+                .pending()
+                .filter(|file| file.txid >= txid)
+                .copied()
+                .collect()
+        };
+        if rejected.first().is_none_or(|first| first.txid != txid) {
+            let newest = self.position().map(|position| position.txid);
+            return Err(Error::Unknown {
+                database: inner.label(),
+                txid,
+                newest,
+            });
+        }
+        // From the end: a crash in between leaves a chain without a gap.
+        for file in rejected.iter().rev() {
+            inner.files.set_aside(&Files::listed(file), reason)?;
+        }
+        let recovered = recover::recover(inner.site())?;
+        let mut state = lock(&inner.state);
+        let before = state.pending_bytes;
+        *state = recovered;
+        inner.budget().add(state.pending_bytes);
+        inner.budget().sub(before);
+        Ok(())
+    }
+
+    /// See [`DatabaseSpool::rebuild_from`].
+    pub(crate) fn rebuilding<T>(
+        &self,
+        work: impl FnOnce(Site<'_>, &mut State) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let inner = &*self.inner;
+        let _writer = lock(&inner.writer);
+        let mut scratch = {
+            let state = lock(&inner.state);
+            State {
+                position: state.position,
+                digest: state.digest,
+                generation: state.generation,
+                must_be_full: state.must_be_full,
+                epoch: state.epoch,
+                files: state.files.clone(),
+                ..State::default()
+            }
+        };
+        let done = work(inner.site(), &mut scratch)?;
+        {
+            let mut state = lock(&inner.state);
+            state.position = scratch.position;
+            state.generation = scratch.generation;
+            state.must_be_full = scratch.must_be_full;
+        }
+        inner.purge(Some(scratch.generation));
+        Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,393 @@
+//! The ledger: positions, shipped marks and page checksums in sled. The only user of sled.
+//!
+//! It is an index, never the truth (L8). Every record carries a checksum of its own and is bound
+//! to its database's name; what cannot be read counts as absent; a ledger that cannot be opened,
+//! or that breaks while in use, is moved aside and filled again from the files. sled is known to
+//! panic on some damage, so every call into it is caught.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `v` | version |
+//! | `n` name | slot: 8 bytes that stand for the name in the keys below |
+//! | `d` slot `p` | position |
+//! | `d` slot `a` | last TXID that was shipped |
+//! | `d` slot `c` generation chunk | 256 page checksums of 8 bytes |
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use sqlrep_format::Txid;
+
+use crate::Error;
+use crate::ledger::open::{OpenError, is_environment, marker, set_aside, try_open};
+pub(crate) use crate::ledger::record::Record;
+
+mod open;
+mod record;
+
+/// Page checksums in one value: 256 × 8 bytes, so that a commit that touches a page writes 2 KiB.
+pub(crate) const CHUNK_PAGES: u32 = 256;
+
+/// Keys removed in one batch: bounds the memory of a purge (L12).
+const PURGE_KEYS: usize = 1024;
+
+/// Why the ledger gave no answer. The caller treats the answer as unknown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LedgerError {
+    /// sled failed.
+    #[error("the ledger failed")]
+    Sled(#[source] sled::Error),
+    /// sled panicked.
+    #[error("the ledger panicked")]
+    Panicked,
+    /// It failed before and is not asked again.
+    #[error("the ledger is broken")]
+    Broken,
+    /// Something that must be there is not.
+    #[error("the ledger lost page checksums")]
+    Lost,
+}
+
+/// Stands for a database's name in keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot([u8; 8]);
+
+/// The open ledger.
+pub(crate) struct Ledger {
+    db: Option<sled::Db>,
+    dir: PathBuf,
+    broken: AtomicBool,
+    written: AtomicU64,
+    flushed: AtomicU64,
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Changes that are applied together or not at all.
+#[derive(Debug, Default)]
+pub(crate) struct Batch(sled::Batch);
+
+impl Batch {
+    /// Sets the position.
+    pub(crate) fn position(&mut self, slot: Slot, name: &str, record: &Record) {
+        self.0
+            .insert(slot.key(b'p').as_slice(), record.encode(name));
+    }
+
+    /// Removes the position.
+    pub(crate) fn no_position(&mut self, slot: Slot) {
+        self.0.remove(slot.key(b'p').as_slice());
+    }
+
+    /// Sets, or removes, the last TXID that was shipped.
+    pub(crate) fn acked(&mut self, slot: Slot, name: &str, txid: Option<Txid>) {
+        match txid {
+            Some(txid) => self
+                .0
+                .insert(slot.key(b'a').as_slice(), record::encode_acked(name, txid)),
+            None => self.0.remove(slot.key(b'a').as_slice()),
+        }
+    }
+
+    /// Sets a chunk of page checksums.
+    pub(crate) fn chunk(&mut self, slot: Slot, generation: u32, chunk: u32, checksums: &[u64]) {
+        let value: Vec<u8> = checksums.iter().flat_map(|sum| sum.to_be_bytes()).collect();
+        self.0
+            .insert(slot.chunk_key(generation, chunk).as_slice(), value);
+    }
+
+    /// Removes a chunk.
+    pub(crate) fn remove_chunk(&mut self, slot: Slot, generation: u32, chunk: u32) {
+        self.0.remove(slot.chunk_key(generation, chunk).as_slice());
+    }
+}
+
+impl Slot {
+    /// The key of one kind of record.
+    fn key(self, kind: u8) -> Vec<u8> {
+        let mut key = Vec::with_capacity(18);
+        key.push(b'd');
+        key.extend_from_slice(&self.0);
+        key.push(kind);
+        key
+    }
+
+    /// The key of one chunk.
+    fn chunk_key(self, generation: u32, chunk: u32) -> Vec<u8> {
+        let mut key = self.key(b'c');
+        key.extend_from_slice(&generation.to_be_bytes());
+        key.extend_from_slice(&chunk.to_be_bytes());
+        key
+    }
+}
+
+impl Ledger {
+    /// Opens the ledger; one that cannot be opened is moved aside, said so, and an empty one
+    /// opened in its place.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+        let cause = if marker(dir).exists() {
+            "it broke while in use".to_owned()
+        } else {
+            match try_open(dir) {
+                Ok(db) => return Ok(Self::over(db, dir)),
+                Err(OpenError::Io(source)) if is_environment(&source) => {
+                    return Err(Error::Ledger {
+                        path: dir.to_owned(),
+                        source: source.into(),
+                    });
+                }
+                Err(error) => error.to_string(),
+            }
+        };
+        let aside = set_aside(dir).map_err(Error::io("move aside the ledger", dir))?;
+        tracing::warn!(
+            ledger = %dir.display(), aside = %aside.display(), err = %cause,
+            "the ledger could not be used; it is rebuilt from the spool's files"
+        );
+        match try_open(dir) {
+            Ok(db) => Ok(Self::over(db, dir)),
+            Err(error) => Err(Error::Ledger {
+                path: dir.to_owned(),
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// Nothing is written yet.
+    fn over(db: sled::Db, dir: &Path) -> Self {
+        Self {
+            db: Some(db),
+            dir: dir.to_owned(),
+            broken: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+        }
+    }
+
+    /// Calls sled, catching what it may throw. After the first failure it is not called again:
+    /// sled's own state is not to be trusted then.
+    fn call<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, LedgerError> {
+        let db = match &self.db {
+            Some(db) if !self.is_broken() => db,
+            _ => return Err(LedgerError::Broken),
+        };
+        let error = match catch_unwind(AssertUnwindSafe(|| call(db))) {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => LedgerError::Sled(error),
+            Err(_panic) => LedgerError::Panicked,
+        };
+        if !self.broken.swap(true, Ordering::AcqRel) {
+            tracing::warn!(
+                ledger = %self.dir.display(), err = %describe(&error),
+                "the ledger broke; the spool goes on without it, the next start rebuilds it"
+            );
+            // Best effort: without the mark the next start finds out by itself, or opens a
+            // ledger that is merely old, which recovery can tell.
+            if let Err(err) = fs::File::create(marker(&self.dir)) {
+                tracing::debug!(ledger = %self.dir.display(), %err, "the broken ledger is not marked");
+            }
+        }
+        Err(error)
+    }
+
+    /// Whether it failed and is not asked any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// What a failure of sled leads to.
+    #[cfg(test)]
+    pub(crate) fn break_now(&self) {
+        let failed = self.call::<()>(|_| Err(sled::Error::ReportableBug("a test".to_owned())));
+        assert!(failed.is_err());
+    }
+
+    /// The slot of a name; a new one if it has none. A broken ledger gives one that leads nowhere.
+    pub(crate) fn slot(&self, name: &str) -> Slot {
+        let key = name_key(name);
+        let found = self.call(|db| {
+            if let Some(slot) = db
+                .get(&key)?
+                .and_then(|value| <[u8; 8]>::try_from(&*value).ok())
+            {
+                return Ok(Slot(slot));
+            }
+            // Never given twice, also not after a crash: two names never share a slot.
+            let slot = db.generate_id()?.to_be_bytes();
+            db.insert(&key, slot.as_slice())?;
+            Ok(Slot(slot))
+        });
+        found.unwrap_or(Slot([u8::MAX; 8]))
+    }
+
+    /// Everything that is known of a database goes.
+    pub(crate) fn forget(&self, name: &str, slot: Slot) -> Result<(), LedgerError> {
+        self.purge(
+            &{
+                let mut prefix = slot.key(b'c');
+                prefix.pop();
+                prefix
+            },
+            None,
+        )?;
+        self.call(|db| db.remove(name_key(name)).map(drop))
+    }
+
+    /// The position, when there is one that reads back whole.
+    pub(crate) fn position(&self, slot: Slot, name: &str) -> Result<Option<Record>, LedgerError> {
+        self.call(|db| db.get(slot.key(b'p')))
+            .map(|value| value.and_then(|value| Record::decode(name, &value)))
+    }
+
+    /// The last TXID that was shipped.
+    pub(crate) fn acked(&self, slot: Slot, name: &str) -> Result<Option<Txid>, LedgerError> {
+        self.call(|db| db.get(slot.key(b'a')))
+            .map(|value| value.and_then(|value| record::decode_acked(name, &value)))
+    }
+
+    /// Reads a chunk into `out`, which is emptied first; `false` when there is none.
+    pub(crate) fn chunk(
+        &self,
+        slot: Slot,
+        generation: u32,
+        chunk: u32,
+        out: &mut Vec<u64>,
+    ) -> Result<bool, LedgerError> {
+        out.clear();
+        let Some(value) = self.call(|db| db.get(slot.chunk_key(generation, chunk)))? else {
+            return Ok(false);
+        };
+        if value.len() > CHUNK_PAGES as usize * 8 || !value.len().is_multiple_of(8) {
+            return Ok(false);
+        }
+        out.extend(
+            value
+                .chunks_exact(8)
+                .map(|sum| u64::from_be_bytes(sum.try_into().expect("chunks_exact gives 8 bytes"))),
+        );
+        Ok(true)
+    }
+
+    /// Applies a batch. In memory of sled, not yet on the disk: see [`Ledger::flush`].
+    pub(crate) fn apply(&self, batch: Batch) -> Result<u64, LedgerError> {
+        self.call(|db| db.apply_batch(batch.0))?;
+        Ok(self.written.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    /// Makes everything applied so far durable.
+    pub(crate) fn flush(&self) -> Result<(), LedgerError> {
+        let written = self.written.load(Ordering::Acquire);
+        if written == self.flushed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.call(|db| db.flush().map(drop))?;
+        self.flushed.fetch_max(written, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// The number that [`Ledger::apply`] gave to the last batch that is surely on the disk.
+    pub(crate) fn flushed(&self) -> u64 {
+        self.flushed.load(Ordering::Acquire)
+    }
+
+    /// Removes all chunks but those of one generation.
+    pub(crate) fn purge_chunks(&self, slot: Slot, keep: Option<u32>) -> Result<(), LedgerError> {
+        let prefix = slot.key(b'c');
+        let keep = keep.map(|generation| {
+            let mut prefix = prefix.clone();
+            prefix.extend_from_slice(&generation.to_be_bytes());
+            prefix
+        });
+        self.purge(&prefix, keep.as_deref())
+    }
+
+    /// Removes the keys under a prefix, save those under another, in bounded batches.
+    fn purge(&self, prefix: &[u8], keep: Option<&[u8]>) -> Result<(), LedgerError> {
+        // Two runs, before and after what is kept, so that what is kept is never walked.
+        if let Some(keep) = keep {
+            self.purge_range(prefix, prefix, Some(keep))?;
+            if let Some(after) = successor(keep) {
+                self.purge_range(prefix, &after, None)?;
+            }
+            return Ok(());
+        }
+        self.purge_range(prefix, prefix, None)
+    }
+
+    /// Removes the keys under `prefix` from `start` on, up to `end`.
+    fn purge_range(
+        &self,
+        prefix: &[u8],
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> Result<(), LedgerError> {
+        loop {
+            let keys = self.call(|db| {
+                db.range(start..)
+                    .keys()
+                    .take_while(|key| match key {
+                        Ok(key) => key.starts_with(prefix) && end.is_none_or(|end| &**key < end),
+                        Err(_) => true,
+                    })
+                    .take(PURGE_KEYS)
+                    .collect::<sled::Result<Vec<_>>>()
+            })?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let mut batch = Batch::default();
+            for key in keys {
+                batch.0.remove(key);
+            }
+            self.apply(batch)?;
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        if let Err(error) = self.flush() {
+            tracing::debug!(err = %describe(&error), "the ledger is closed without a flush");
+        }
+        let db = self.db.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::debug!("the ledger panicked while it was closed");
+        }
+    }
+}
+
+/// The key of a name.
+fn name_key(name: &str) -> Vec<u8> {
+    [b"n", name.as_bytes()].concat()
+}
+
+/// The first key after all that start with `prefix`; `None` when there is none.
+fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut key = prefix.to_vec();
+    while let Some(last) = key.pop() {
+        if let Some(next) = last.checked_add(1) {
+            key.push(next);
+            return Some(key);
+        }
+    }
+    None
+}
+
+/// An error with its cause, for the log.
+fn describe(error: &LedgerError) -> String {
+    match error {
+        LedgerError::Sled(cause) => format!("{error}: {cause}"),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

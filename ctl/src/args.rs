@@ -1,0 +1,335 @@
+//! The command line, as typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use sqlrep_format::Txid;
+
+use crate::reference::Reference;
+
+/// List, restore, verify and drive SQLite databases that sqlrep replicates.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sqlrepctl",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 agent or cluster unreachable, 5 refused
+(would overwrite, not the owner, ambiguous).
+Environment: SQLREP_AGENT stands in for --agent, SQLREP_TOKEN is sent to the agent, NO_COLOR is
+honoured. Data goes to standard output, progress and words to standard error."
+)]
+pub(crate) struct Cli {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What holds for every verb.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Global {
+    /// The agent to ask: unix:PATH or HOST:PORT [env: SQLREP_AGENT]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ENDPOINT",
+        help_heading = "Global options"
+    )]
+    pub(crate) agent: Option<String>,
+    /// Give up after this long, as in 30s or 5m. Without it quick questions wait 10s or 30s and
+    /// work on data waits as long as the agent is alive
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration,
+        help_heading = "Global options")]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// The verbs. Those that today's agents answer with "unimplemented" are not shown.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Databases and how far their replicas are
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  sqlrepctl list                            all databases of the agent
+  sqlrepctl list surmai                     those whose name has the part surmai
+  sqlrepctl list -n media -o wide           one namespace, every column
+  sqlrepctl list --replicas                 replicas that belong to no pod
+  sqlrepctl list --replica /mnt/nas/sqlrep  what lies on the share, without an agent
+  sqlrepctl list -o json | jq -r '.[] | select(.lag_seconds > 5) | .app'"
+    )]
+    List(ListArgs),
+    /// Write a database, as it was at some point, to a file
+    #[command(after_help = "\
+Examples:
+  sqlrepctl restore surmai -o data.db                      the latest state, through an agent
+  sqlrepctl restore surmai -o data.db --timestamp '10m ago'
+  sqlrepctl restore surmai -o data.db --timestamp 2026-11-22T20:49:00Z
+  sqlrepctl restore --replica /mnt/nas/sqlrep surmai -o data.db    needs nothing but the share
+  sqlrepctl restore --replica /mnt/nas/sqlrep/media/surmai/sqlite/data.db -o data.db --txid 1a
+
+A file that exists is left alone unless --force is given; even then it stays until the new one is
+complete and proven. --timestamp gives the last state strictly before that time.")]
+    Restore(RestoreArgs),
+    /// What a replica holds: levels, TXIDs, times, sizes, branches
+    #[command(after_help = "\
+Examples:
+  sqlrepctl history surmai
+  sqlrepctl history --replica /mnt/nas/sqlrep media/surmai -o json")]
+    History(HistoryArgs),
+    /// Capture and ship now, and wait until it is on the replica
+    #[command(after_help = "\
+Examples:
+  sqlrepctl sync surmai                     before an upgrade, say
+  sqlrepctl sync --all --timeout 30s")]
+    Sync(SeveralArgs),
+    /// Write a snapshot to the replica now
+    #[command(after_help = "\
+Examples:
+  sqlrepctl snapshot surmai
+  sqlrepctl snapshot --all")]
+    Snapshot(SeveralArgs),
+    /// Read a replica back: every file, page and checksum that a restore would use
+    #[command(after_help = "\
+Examples:
+  sqlrepctl verify surmai
+  sqlrepctl verify --all -o json
+  sqlrepctl verify --replica /mnt/nas/sqlrep --all    without an agent")]
+    Verify(VerifyArgs),
+    /// A live table of the databases
+    #[command(after_help = "\
+Examples:
+  sqlrepctl watch                           redrawn in place; ends with Ctrl-C
+  sqlrepctl watch -o json                   one JSON object a line for every change")]
+    Watch(WatchArgs),
+    /// Is the agent reachable and healthy? One line a check, a hint for each failure
+    #[command(after_help = "\
+Examples:
+  sqlrepctl check --agent unix:/run/sqlrep/agent.sock
+  sqlrepctl check && echo all well")]
+    Check(FormatArgs),
+    /// Make the waiting pod the owner of its replica
+    #[command(
+        hide = true,
+        after_help = "Example:\n  sqlrepctl takeover media/surmai"
+    )]
+    Takeover(OneArgs),
+    /// Take an ungated database, or a Litestream replica, into the replica
+    #[command(
+        hide = true,
+        after_help = "\
+Examples:
+  sqlrepctl adopt media/surmai
+  sqlrepctl adopt media/surmai --litestream /replicas/old/surmai"
+    )]
+    Adopt(AdoptArgs),
+    /// The version of this program and of the agent
+    #[command(after_help = "Examples:\n  sqlrepctl version\n  sqlrepctl version -o json")]
+    Version(FormatArgs),
+    /// A completion script for a shell
+    #[command(after_help = "\
+Examples:
+  source <(sqlrepctl completion bash)
+  sqlrepctl completion fish > ~/.config/fish/completions/sqlrepctl.fish")]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people
+    #[default]
+    Table,
+    /// More columns
+    Wide,
+    /// For programs
+    Json,
+    /// For programs and people
+    Yaml,
+}
+
+/// Arguments of `list`.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Only databases whose name has these parts
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Option<Reference>,
+    /// Only this namespace
+    #[arg(long, short, value_name = "NAME", conflicts_with = "all_namespaces")]
+    pub(crate) namespace: Option<String>,
+    /// All namespaces; so it is without -n too
+    #[arg(long, short = 'A')]
+    pub(crate) all_namespaces: bool,
+    /// Replicas that belong to no pod instead of databases
+    #[arg(long)]
+    pub(crate) replicas: bool,
+    /// Read this directory instead of asking an agent
+    #[arg(long, value_name = "DIR")]
+    pub(crate) replica: Option<PathBuf>,
+    /// How to print it.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+/// Which state of a database.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct PointArgs {
+    /// The last state strictly before this time: RFC 3339, a local time, or how long ago
+    #[arg(long, value_name = "TIME", conflicts_with = "txid")]
+    pub(crate) timestamp: Option<String>,
+    /// The state after this TXID, in hex as `history` shows it
+    #[arg(long, value_name = "TXID", value_parser = txid)]
+    pub(crate) txid: Option<Txid>,
+    /// A branch: the unshipped tail of a writer that was fenced
+    #[arg(long, value_name = "NAME")]
+    pub(crate) branch: Option<String>,
+}
+
+/// Arguments of `restore`.
+#[derive(Args, Debug)]
+pub(crate) struct RestoreArgs {
+    /// Which database; not needed when --replica holds only one
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Option<Reference>,
+    /// The file to write
+    #[arg(long, short, value_name = "FILE", required_unless_present = "in_place")]
+    pub(crate) output: Option<PathBuf>,
+    /// Rewind the live database of the running pod
+    #[arg(long, hide = true, conflicts_with_all = ["output", "replica", "force"])]
+    pub(crate) in_place: bool,
+    /// Read this directory instead of asking an agent: a replica, or a root with many
+    #[arg(long, value_name = "DIR")]
+    pub(crate) replica: Option<PathBuf>,
+    /// Which state.
+    #[command(flatten)]
+    pub(crate) point: PointArgs,
+    /// Overwrite FILE, once the new one is complete and proven
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// How to print the summary: in words, or as data on standard output
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) format: Format,
+}
+
+/// Arguments of `history`.
+#[derive(Args, Debug)]
+pub(crate) struct HistoryArgs {
+    /// Which database; not needed when --replica holds only one
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Option<Reference>,
+    /// Read this directory instead of asking an agent
+    #[arg(long, value_name = "DIR")]
+    pub(crate) replica: Option<PathBuf>,
+    /// How to print it.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+/// Arguments of verbs that work on several databases.
+#[derive(Args, Debug)]
+pub(crate) struct SeveralArgs {
+    /// Which databases; one REF may name several
+    #[arg(value_name = "REF", value_parser = reference, required_unless_present = "all",
+        conflicts_with = "all")]
+    pub(crate) references: Vec<Reference>,
+    /// All databases
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// How to print it.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+/// Arguments of `verify`.
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// Which databases; one REF may name several; not needed when --replica holds only one
+    #[arg(value_name = "REF", value_parser = reference, conflicts_with = "all")]
+    pub(crate) references: Vec<Reference>,
+    /// All databases
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Read this directory instead of asking an agent
+    #[arg(long, value_name = "DIR")]
+    pub(crate) replica: Option<PathBuf>,
+    /// Which state.
+    #[command(flatten)]
+    pub(crate) point: PointArgs,
+    /// How to print it.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+/// Arguments of `watch`.
+#[derive(Args, Debug)]
+pub(crate) struct WatchArgs {
+    /// Only databases whose name has these parts
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Option<Reference>,
+    /// Only this namespace
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// How to print it.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+/// Arguments of verbs that work on one database.
+#[derive(Args, Debug)]
+pub(crate) struct OneArgs {
+    /// Which database
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Reference,
+}
+
+/// Arguments of `adopt`.
+#[derive(Args, Debug)]
+pub(crate) struct AdoptArgs {
+    /// Which database
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Reference,
+    /// A replica that Litestream wrote, as the agent sees it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) litestream: Option<String>,
+}
+
+/// How data is printed.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct FormatArgs {
+    /// How to print it
+    #[arg(
+        long = "output",
+        short = 'o',
+        value_name = "FORMAT",
+        default_value = "table"
+    )]
+    pub(crate) format: Format,
+}
+
+fn reference(text: &str) -> Result<Reference, String> {
+    Reference::parse(text)
+}
+
+fn txid(text: &str) -> Result<Txid, String> {
+    text.parse()
+        .map_err(|error| format!("{error}; `sqlrepctl history` shows those there are"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time.is_zero() => Err("must be more than nothing".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(format!("{error}; accepted is such as 500ms, 30s, 1h 30m")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! `verify`: read a replica back, through an agent or without one.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{Outcomes, conclude, pick, several_databases, take, txid_text};
+use crate::app::{Context, converse};
+use crate::args::VerifyArgs;
+use crate::client::{Client, Endpoint, Verified};
+use crate::database::{Id, Wanted};
+use crate::failure::{Exit, Failure, Result};
+use crate::offline;
+use crate::options::{self, Source};
+use crate::output::{Cell, size};
+use crate::reference::Named as _;
+
+/// What was proven.
+#[derive(Debug, Serialize)]
+struct Proven {
+    txid: String,
+    files: u64,
+    pages: u64,
+    bytes: u64,
+    checksum: String,
+}
+
+impl From<Verified> for Proven {
+    fn from(verified: Verified) -> Self {
+        Self {
+            txid: txid_text(verified.txid),
+            files: verified.files,
+            pages: verified.pages,
+            bytes: verified.bytes,
+            checksum: format!("{:016x}", verified.checksum),
+        }
+    }
+}
+
+pub(super) fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit> {
+    let wanted = options::wanted(&args.point, &context.clock)?;
+    let source = options::source(&context.global, args.replica.as_ref(), &context.environment)?;
+    let mut outcomes = match source {
+        Source::Replica(dir) => from_directory(&dir, args, wanted, context)?,
+        Source::Agent(endpoint) => from_agent(&endpoint, args, wanted, context)?,
+    };
+    let headings = ["DATABASE", "TXID", "FILES", "PAGES", "READ", "CHECKSUM"];
+    conclude(
+        &mut outcomes,
+        args.format,
+        &mut context.output,
+        &headings,
+        |proven| {
+            vec![
+                Cell::number(proven.txid.trim_start_matches('0')),
+                Cell::number(proven.files.to_string()),
+                Cell::number(proven.pages.to_string()),
+                Cell::number(size(proven.bytes)),
+                Cell::new(&proven.checksum),
+            ]
+        },
+    )
+}
+
+fn from_directory(
+    dir: &Path,
+    args: &VerifyArgs,
+    wanted: Wanted,
+    context: &mut Context,
+) -> Result<Outcomes<Proven>> {
+    let found = offline::find(dir)?;
+    let one = found.len() == 1 && args.references.is_empty();
+    if !args.all && !one && args.references.is_empty() {
+        return Err(
+            Failure::usage(format!("{} holds {} replicas", dir.display(), found.len()))
+                .hint("name those to verify, or all of them with --all"),
+        );
+    }
+    let mut outcomes = Outcomes::new();
+    for replica in pick(&found, &args.references, args.all || one)? {
+        let bar = context.output.bar(&replica.name());
+        let verified = offline::verify(replica, wanted, args.point.branch.as_deref(), &bar);
+        drop(bar);
+        match verified {
+            Ok(verified) => outcomes.done(replica.name(), verified.into()),
+            Err(failure) => outcomes.failed(replica.name(), &failure, &mut context.output),
+        }
+    }
+    Ok(outcomes)
+}
+
+fn from_agent(
+    endpoint: &Endpoint,
+    args: &VerifyArgs,
+    wanted: Wanted,
+    context: &mut Context,
+) -> Result<Outcomes<Proven>> {
+    if args.references.is_empty() && !args.all {
+        return Err(Failure::usage("no database named")
+            .hint("name those to verify, or all of them with --all"));
+    }
+    let mut outcomes = Outcomes::new();
+    converse(async {
+        let client = context.connect(endpoint).await?;
+        let ids = named(&client, args).await?;
+        let bar = context.output.bar("verifying");
+        let output = &mut context.output;
+        let branch = args.point.branch.as_deref();
+        client
+            .verify(&ids, wanted, branch, |id, step| {
+                take(&mut outcomes, output, &bar, id, step, Proven::from);
+                Ok(())
+            })
+            .await
+    })?;
+    Ok(outcomes)
+}
+
+/// The databases to verify; a name that no live database has may be that of a replica.
+async fn named(client: &Client, args: &VerifyArgs) -> Result<Vec<Id>> {
+    match several_databases(client, &args.references, args.all).await {
+        Err(failure) if failure.exit == Exit::NotFound => {
+            let replicas = client.replicas(None).await?;
+            let picked = pick(&replicas, &args.references, args.all).map_err(|_| failure)?;
+            picked.into_iter().map(Client::id_of).collect()
+        }
+        ids => ids,
+    }
+}

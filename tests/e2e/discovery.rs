@@ -1,0 +1,204 @@
+//! What is found, what it is called, and what is said of what cannot be captured.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use sqlrep_tests::{Pod, PodOptions, Sqlite, Workload, image, pod, scenario, wait};
+
+use crate::binaries;
+use crate::scene::{Scene, fresh};
+
+#[test]
+fn databases_are_found_wherever_and_whenever_they_appear() {
+    scenario("appear", binaries(), |world| {
+        let agent = world.agent()?;
+        let options = PodOptions {
+            volumes: vec!["data".into(), "more".into()],
+            ..PodOptions::app("app")
+        };
+        let pod = Pod::start(world, options)?;
+        pod.wait_ready()?;
+        let deep = pod.db("deep/er/second.db");
+        fs::create_dir_all(deep.parent().expect("it has a parent"))?;
+        let made = [
+            (pod.db("first.sqlite3"), "data/first.sqlite3"),
+            (deep, "data/deep/er/second.db"),
+        ];
+        let made = made
+            .into_iter()
+            .chain([(pod.volume("more").join("x"), "more/x")]);
+        for (path, name) in made {
+            Sqlite::once(&path, "PRAGMA journal_mode = WAL; CREATE TABLE t (x);")?;
+            let reference = format!("app/{name}");
+            agent.ctl().wait_following(&reference)?;
+            agent.ctl().sync(&reference)?;
+            let out = fresh(world, "found");
+            world
+                .ctl()
+                .restore(&world.replica(&reference), &out, &[])?
+                .done()?;
+            image::same(name, &image::settled(&path)?, &fs::read(&out)?)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_is_named_for_its_deployment() {
+    scenario("identity", binaries(), |world| {
+        let agent = world.agent()?;
+        let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "name": "surmai-5d4f8c7b6", "uid": "u", "controller": true});
+        let options = PodOptions {
+            namespace: "media".into(),
+            owner: Some(owner),
+            ..PodOptions::app("surmai-5d4f8c7b6-x2x4z")
+        };
+        let pod = Pod::start(world, options)?;
+        pod.wait_ready()?;
+        Workload::new(world.seed).init(&pod.db("data.db"))?;
+        agent.ctl().wait_following("media/surmai/data/data.db")?;
+        agent.ctl().sync("surmai")?;
+        ensure!(
+            world
+                .replicas()
+                .join("media/surmai/data/data.db/ltx/0")
+                .is_dir()
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn only_what_the_pod_names_is_taken() {
+    scenario("policy", binaries(), |world| {
+        let agent = world.agent()?;
+        let options = PodOptions::app("app")
+            .annotate("databases", "*.db")
+            .annotate("exclude", "cache*");
+        let pod = Pod::start(world, options)?;
+        pod.wait_ready()?;
+        for name in ["cache.db", "other.sqlite", "app.db"] {
+            Sqlite::once(
+                &pod.db(name),
+                "PRAGMA journal_mode = WAL; CREATE TABLE t (x);",
+            )?;
+        }
+        agent.ctl().wait_following("app/data/app.db")?;
+        agent.ctl().sync("app/data/app.db")?;
+        let rows = agent.ctl().list()?;
+        ensure!(rows.len() == 1, "more than app.db is listed: {rows:?}");
+        crate::scene::only(&world.replica("app/data"), &["app.db"])
+    });
+}
+
+#[test]
+fn a_rollback_journal_database_is_reported_and_followed_once_it_is_in_wal_mode() {
+    scenario("rollback-journal", binaries(), |world| {
+        let agent = world.agent()?;
+        let scene = Scene::pod(world, "app")?;
+        Sqlite::once(&scene.db, "CREATE TABLE t (x); INSERT INTO t VALUES (1);")?;
+        let row = agent.ctl().wait_state(&scene.reference, "unsupported")?;
+        ensure!(
+            row.words().contains("journal_mode=delete"),
+            "no reason: {row:?}"
+        );
+        ensure!(
+            row.words().to_lowercase().contains("wal"),
+            "no way out: {row:?}"
+        );
+        ensure!(
+            Sqlite::once(&scene.db, "PRAGMA journal_mode;")? == "delete",
+            "it was changed"
+        );
+        Sqlite::once(
+            &scene.db,
+            "PRAGMA journal_mode = WAL; INSERT INTO t VALUES (2);",
+        )?;
+        agent.ctl().wait_following(&scene.reference)?;
+        scene.prove_equal(world, &agent)
+    });
+}
+
+#[test]
+fn a_database_that_is_replaced_or_removed_is_noticed() {
+    scenario("replaced", binaries(), |world| {
+        let agent = world.agent()?;
+        let workload = Workload::new(world.seed);
+        let scene = Scene::followed(world, &agent, "app", &workload)?;
+        scene.prove_equal(world, &agent)?;
+        // an app that restores its own copy: another inode under the same name
+        let other = scene.pod.db("incoming.tmp");
+        Workload::new(world.seed).init(&other)?;
+        Sqlite::once(&other, "UPDATE clock SET n = 4711;")?;
+        pod::rename(&other, &scene.db)?;
+        for end in ["-wal", "-shm"] {
+            fs::remove_file(image::beside(&scene.db, end)).ok();
+        }
+        wait("the new database is on the replica", || {
+            if agent
+                .ctl()
+                .row(&scene.reference)?
+                .is_none_or(|row| row.state() != "following")
+            {
+                return Ok(false);
+            }
+            if agent.ctl().sync(&scene.reference).is_err() {
+                return Ok(false);
+            }
+            let out = fresh(world, "replaced");
+            world.ctl().restore(&scene.replica, &out, &[])?.done()?;
+            Ok(Sqlite::once(&out, "SELECT n FROM clock;")? == "4711")
+        })?;
+        scene.prove_equal(world, &agent)?;
+        // removed: the replica stays as it was
+        let whole = image::settled(&scene.db)?;
+        for end in ["", "-wal", "-shm"] {
+            fs::remove_file(image::beside(&scene.db, end)).ok();
+        }
+        wait("the database is no longer followed", || {
+            Ok(agent
+                .ctl()
+                .row(&scene.reference)?
+                .is_none_or(|row| row.state() != "following"))
+        })?;
+        let out = fresh(world, "removed");
+        world.ctl().restore(&scene.replica, &out, &[])?.done()?;
+        image::same("after the removal", &whole, &fs::read(&out)?)
+    });
+}
+
+#[test]
+fn a_healthy_agent_serves_its_health_and_its_figures() {
+    scenario("figures", binaries(), |world| -> Result<()> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        let address = format!("127.0.0.1:{port}");
+        let agent =
+            world.agent_with(sqlrep_tests::AgentOptions::default().flag("--metrics", &address))?;
+        let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        scene.prove_equal(world, &agent)?;
+        for path in ["/healthz", "/readyz"] {
+            ensure!(get(&address, path)?.starts_with("HTTP/1.1 200"), "{path}");
+        }
+        let metrics = get(&address, "/metrics")?;
+        for name in ["sqlrep_ship_lag_seconds", "sqlrep_spool_bytes"] {
+            ensure!(metrics.contains(name), "no {name} in\n{metrics}");
+        }
+        Ok(())
+    });
+}
+
+fn get(address: &str, path: &str) -> Result<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address)?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}

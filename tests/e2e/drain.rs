@@ -1,0 +1,82 @@
+//! SIGTERM: what is committed is shipped before the agent ends.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sqlrep_tests::{AgentOptions, Sqlite, Workload, image, scenario, wait};
+
+use crate::binaries;
+use crate::scene::{Scene, fresh};
+
+#[test]
+fn a_terminated_agent_ships_everything_first() {
+    scenario("drain", binaries(), |world| {
+        // an interval so long that only the drain can have shipped the last commits
+        let slow = AgentOptions::default().flag("--sync-interval", "10m");
+        let agent = world.agent_with(slow)?;
+        let workload = Workload::new(world.seed);
+        let scene = Scene::followed(world, &agent, "app", &workload)?;
+        let mut writer = workload.start(world, &scene.db, 0)?;
+        writer.wait_commits(500)?;
+        writer.pause()?;
+        let begun = Instant::now();
+        agent.terminate()?;
+        ensure!(
+            begun.elapsed() < Duration::from_secs(20),
+            "it took {:?}",
+            begun.elapsed()
+        );
+        scene.prove_replica(world)?;
+        // and while the app writes on: all that was acknowledged when the signal came
+        let agent = world.agent()?;
+        agent.ctl().wait_following(&scene.reference)?;
+        writer.resume()?;
+        writer.wait_commits(100)?;
+        let least = writer.acknowledged()?;
+        agent.terminate()?;
+        let out = fresh(world, "drained");
+        world.ctl().restore(&scene.replica, &out, &[])?.done()?;
+        ensure!(workload.check_restored(&out)?[0] >= least);
+        Ok(())
+    });
+}
+
+#[test]
+fn an_agent_that_let_go_of_a_database_left_nothing_in_the_pod() {
+    scenario("clean", binaries(), |world| {
+        let agent = world.agent()?;
+        let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        scene.prove_equal(world, &agent)?;
+        let dir = scene.db.parent().context("a volume")?;
+        crate::scene::only(dir, &["app.db", "app.db-wal", "app.db-shm"])?;
+        agent.terminate()?;
+        Sqlite::once(&scene.db, "UPDATE clock SET n = 1;")?;
+        // our descriptors are gone: the app's last close can tidy up as it does alone
+        crate::scene::only(dir, &["app.db"])
+    });
+}
+
+#[test]
+fn nothing_of_a_vanished_pod_stays_open() {
+    scenario("descriptors", binaries(), |world| {
+        let agent = world.agent()?;
+        let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        let open = || -> Result<usize> {
+            let dir = format!("/proc/{}/fd", agent.pid());
+            let links = fs::read_dir(dir)?
+                .flatten()
+                .filter_map(|fd| fs::read_link(fd.path()).ok());
+            Ok(links
+                .filter(|to| to.to_string_lossy().contains(&scene.pod.uid))
+                .count())
+        };
+        ensure!(open()? > 0, "the agent has the database open");
+        let whole = image::settled(&scene.db)?;
+        scene.pod.delete()?;
+        wait("every descriptor is closed", || Ok(open()? == 0))?;
+        let out = fresh(world, "after");
+        world.ctl().restore(&scene.replica, &out, &[])?.done()?;
+        image::same("after the pod", &whole, &fs::read(out)?)
+    });
+}

@@ -1,0 +1,32 @@
+//! The whole road, with the real programs: apps that write, the agent, the client, the peer.
+//!
+//! One file a scenario. Each test has a world of its own (`support/world.rs`), waits for facts with
+//! a deadline, and prints the seed that replays it. `tests/README.md` says what proves what.
+
+mod demo;
+mod discovery;
+mod drain;
+mod golden;
+mod harness;
+mod killed;
+mod locks;
+mod outage;
+mod race;
+mod refusals;
+mod scene;
+mod spine;
+mod takeover;
+mod users;
+mod vanish;
+mod workload;
+
+use sqlrep_tests::Binaries;
+
+/// The programs under test: shims in this package, for Cargo tells a suite only of those.
+fn binaries() -> Binaries {
+    Binaries::new(
+        env!("CARGO_BIN_EXE_agent"),
+        env!("CARGO_BIN_EXE_ctl"),
+        env!("CARGO_TARGET_TMPDIR"),
+    )
+}

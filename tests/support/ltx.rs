@@ -1,0 +1,127 @@
+//! A reader of our own for the facts of LTX files: names, headers, page indexes. It shares nothing
+//! with the code under test.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+/// What one LTX file says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// The lowest TXID.
+    pub min: u64,
+    /// The highest TXID.
+    pub max: u64,
+    /// Size of the database in pages after it.
+    pub commit: u32,
+    /// Bytes of a page.
+    pub page_size: u32,
+    /// Milliseconds since the epoch.
+    pub timestamp: i64,
+    /// Who wrote it.
+    pub node_id: u64,
+    /// How many pages are in it.
+    pub pages: u64,
+    /// Size of the file.
+    pub bytes: u64,
+}
+
+/// Reads the facts of one file.
+pub fn facts(path: &Path) -> Result<Facts> {
+    let data = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    ensure!(
+        data.len() >= 100 + 6 + 9 + 16,
+        "{}: {} bytes",
+        path.display(),
+        data.len()
+    );
+    ensure!(&data[..4] == b"LTX1", "{}: no LTX file", path.display());
+    let u32_at = |at: usize| u32::from_be_bytes(data[at..at + 4].try_into().unwrap_or_default());
+    let u64_at = |at: usize| u64::from_be_bytes(data[at..at + 8].try_into().unwrap_or_default());
+    let end = data.len() - 24;
+    let index_bytes = usize::try_from(u64_at(end))?;
+    let index = end
+        .checked_sub(index_bytes)
+        .context("the index begins in the file")?;
+    // three varints a page, then one zero: every byte below 0x80 ends a varint
+    let varints = data[index..end].iter().filter(|byte| **byte < 0x80).count();
+    ensure!(varints % 3 == 1, "{}: a broken index", path.display());
+    Ok(Facts {
+        path: path.into(),
+        min: u64_at(16),
+        max: u64_at(24),
+        commit: u32_at(12),
+        page_size: u32_at(8),
+        timestamp: i64::from_be_bytes(u64_at(32).to_be_bytes()),
+        node_id: u64_at(72),
+        pages: u64::try_from(varints / 3)?,
+        bytes: u64::try_from(data.len())?,
+    })
+}
+
+/// The files of one level of a replica, by TXID. A level that is not there is empty.
+pub fn level(replica: &Path, level: u8) -> Result<Vec<Facts>> {
+    let dir = replica.join("ltx").join(level.to_string());
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) => return Err(err).with_context(|| dir.display().to_string()),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if name.len() == 37 && path.extension().is_some_and(|end| end == "ltx") {
+            let file = facts(&path)?;
+            ensure!(
+                name == format!("{:016x}-{:016x}.ltx", file.min, file.max),
+                "{name} says {:x}-{:x} inside",
+                file.min,
+                file.max
+            );
+            files.push(file);
+        }
+    }
+    files.sort_by_key(|file| (file.min, file.max));
+    Ok(files)
+}
+
+/// The highest TXID that a replica holds at any level; 0 when it holds none.
+pub fn head(replica: &Path) -> Result<u64> {
+    let mut head = 0;
+    for number in 0..=9 {
+        head = level(replica, number)?
+            .iter()
+            .map(|file| file.max)
+            .fold(head, u64::max);
+    }
+    Ok(head)
+}
+
+/// All LTX files below a replica, branches too.
+pub fn below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(found),
+        Err(err) => return Err(err).with_context(|| dir.display().to_string()),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(below(&entry.path())?);
+        } else if entry.path().extension().is_some_and(|end| end == "ltx") {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
