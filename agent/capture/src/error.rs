@@ -235,8 +235,11 @@ impl Error {
     /// The same call may succeed later without anything being repaired.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::Torn { .. } | Self::Held { .. } => true,
-            Self::ContinuityLost { .. } | Self::Sqlite { .. } => true,
+            Self::Busy { .. }
+            | Self::Torn { .. }
+            | Self::Held { .. }
+            | Self::ContinuityLost { .. }
+            | Self::Sqlite { .. } => true,
             Self::Spool { source, .. } => source.is_transient(),
             Self::Io { .. } => !self.is_full(),
             _ => false,

@@ -157,7 +157,8 @@ impl Database {
                 .position()
                 .is_some_and(|position| position.checksum.is_some())
         {
-            actor.start_capture();
+            // The caller holds the table of handles: the new one goes in with this capture.
+            actor.capture = actor.spawn_capture();
         }
         let capture = actor.capture.clone();
         context.tracker.spawn(actor.run());
@@ -517,31 +518,34 @@ impl Database {
     // ---- capture thread ----
 
     fn start_capture(&mut self) {
-        let live = match LiveFile::new(&self.volume.dir, self.id.path()) {
-            Ok(live) => live,
-            Err(error) => return self.failed(&error.into()),
-        };
-        let job = Job {
+        self.capture = self.spawn_capture();
+        if let Some(capture) = &self.capture {
+            self.context.attach(&self.key, capture.clone());
+        }
+    }
+
+    fn spawn_capture(&mut self) -> Option<Capture> {
+        self.progress.with(|facts| facts.phase = Phase::Opening);
+        match self.capture_job().and_then(Capture::start) {
+            Ok(capture) => Some(capture),
+            Err(error) => {
+                self.failed(&error);
+                None
+            }
+        }
+    }
+
+    fn capture_job(&self) -> Result<Job, StageError> {
+        Ok(Job {
             name: format!("cap-{}", short(&self.id)),
-            live,
+            db: self.id.to_string(),
+            live: LiveFile::new(&self.volume.dir, self.id.path())?,
             spool: self.spool.clone(),
             options: self.context.capture_options(self.writer.get()),
             sync_interval: self.volume.settings.sync_interval,
             convert: self.volume.journal == JournalPolicy::Wal,
             progress: Arc::clone(&self.progress),
-        };
-        self.progress.with(|facts| facts.phase = Phase::Opening);
-        match Capture::start(job) {
-            Ok(capture) => {
-                self.context.attach(&self.key, capture.clone());
-                self.capture = Some(capture);
-            }
-            Err(source) => self.failed(&StageError::Io {
-                action: "start a thread to capture",
-                path: self.volume.dir.join(self.id.path()),
-                source,
-            }),
-        }
+        })
     }
 
     async fn stop_capture(&mut self) {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
+use sqlrep_format::PageCount;
 use sqlrep_format::wal::{self, FRAME_HEADER_BYTES, HEADER_BYTES};
 
 use super::*;

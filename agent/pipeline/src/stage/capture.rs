@@ -4,7 +4,6 @@
 //! reads and rolls, cuts L0 files at the pace of [`Pace`], and tells its actor through
 //! [`Progress`].
 
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -37,7 +36,10 @@ pub(crate) enum Command {
 /// Everything a capture thread needs.
 #[derive(Debug)]
 pub(crate) struct Job {
+    /// Name of the thread.
     pub(crate) name: String,
+    /// Identity of the database, for the log.
+    pub(crate) db: String,
     pub(crate) live: LiveFile,
     pub(crate) spool: DatabaseSpool,
     pub(crate) options: Options,
@@ -55,14 +57,20 @@ pub(crate) struct Capture {
 
 impl Capture {
     /// Starts the thread.
-    pub(crate) fn start(job: Job) -> io::Result<Self> {
+    pub(crate) fn start(job: Job) -> Result<Self, StageError> {
         let (commands, inbox) = sync_channel(limits::CAPTURE_QUEUE);
         let progress = Arc::clone(&job.progress);
-        let span = tracing::info_span!("capture", db = %job.name);
+        let path = job.live.full_path();
+        let span = tracing::info_span!("capture", db = %job.db);
         std::thread::Builder::new()
             .name(job.name.clone())
             .stack_size(limits::CAPTURE_STACK_BYTES)
-            .spawn(move || span.in_scope(|| live(&job, &inbox)))?;
+            .spawn(move || span.in_scope(|| live(&job, &inbox)))
+            .map_err(|source| StageError::Io {
+                action: "start a thread to capture",
+                path,
+                source,
+            })?;
         Ok(Self { commands, progress })
     }
 

@@ -1,0 +1,73 @@
+//! What a session is told, and what it tells.
+
+use std::path::PathBuf;
+
+/// How a session works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The writer's id, for the headers of L0 files.
+    pub writer: u64,
+    /// How much memory pending pages may take; what is more goes to a scratch file.
+    pub arena_bytes: usize,
+    /// Where the scratch file is made (it has no name); on the node, not in the volume.
+    pub scratch_dir: PathBuf,
+    /// From this size of the WAL on, the agent checkpoints when the application does not.
+    pub wal_soft_bytes: u64,
+    /// From this size on it takes the write lock to do so, for milliseconds.
+    pub wal_hard_bytes: u64,
+}
+
+impl Options {
+    /// The measured defaults (see the crate's README).
+    pub fn new(writer: u64, scratch_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            writer,
+            arena_bytes: 2 << 20,
+            scratch_dir: scratch_dir.into(),
+            wal_soft_bytes: 8 << 20,
+            wal_hard_bytes: 256 << 20,
+        }
+    }
+}
+
+/// How a session began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// The WAL goes on where capture stopped.
+    Resumed,
+    /// The whole database went into the first L0 file, or into one that stands in for a lost one.
+    Snapshot {
+        /// How many pages that was.
+        pages: u32,
+    },
+    /// Continuity was lost: the pages that differ went into one L0 file; none when none did.
+    Resync {
+        /// How many pages differed.
+        pages: u32,
+    },
+}
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing new.
+    Quiet,
+    /// Nothing new, but a writer is in the middle of a transaction: look again soon.
+    Uncommitted,
+    /// Commits that were not read yet: step.
+    New,
+    /// The path leads to another file: step and cut what is left here, then open that one.
+    Replaced,
+    /// The path leads nowhere: what is left here can still be read.
+    Unlinked,
+}
+
+/// What a step read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// How many frames.
+    pub frames: u32,
+    /// How many pages they put into the pending set.
+    pub pages: u32,
+}
