@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use sqlrep_capture::{Cadence, LiveFile, Look, Options, Session};
@@ -88,7 +88,11 @@ fn open(volume: &Path) -> Result<(Session, DatabaseSpool)> {
     )?
     .database(&id, "uid")?;
     let file = LiveFile::new(volume, "db")?;
-    let session = Session::open(&file, spool.clone(), Options::new(1, scratch), now())?;
+    let mut options = Options::new(1, scratch);
+    if let Ok(bytes) = std::env::var("SOFT") {
+        options.wal_soft_bytes = bytes.parse()?;
+    }
+    let session = Session::open(&file, spool.clone(), options, now())?;
     Ok((session, spool))
 }
 
@@ -105,12 +109,9 @@ fn follow_load(volume: &Path, seconds: &str, options: &[String]) -> Result<()> {
         if turns.is_multiple_of(8) {
             peak = peak.max(size(&volume.join("db-wal")));
         }
-        match session.look()? {
-            Look::New => {
-                frames += u64::from(session.step()?.frames);
-                steps += 1;
-            }
-            _ => {}
+        if session.look()? == Look::New {
+            frames += u64::from(session.step()?.frames);
+            steps += 1;
         }
         if session.checkpoint()?.is_some() {
             checkpoints += 1;
@@ -148,11 +149,8 @@ fn follow_calm(volume: &Path, options: &[String]) -> Result<()> {
             session.step()?;
             session.cut(now())?;
             let cut = unix(SystemTime::now());
-            loop {
-                match lines.try_recv() {
-                    Ok(line) => commits.extend(committed(&line)),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
+            while let Ok(line) = lines.try_recv() {
+                commits.extend(committed(&line));
             }
             lags.extend(commits.drain(..).map(|at: f64| (cut - at) * 1000.0));
         }
@@ -210,5 +208,8 @@ fn unix(time: SystemTime) -> f64 {
 }
 
 fn now() -> Timestamp {
-    Timestamp::from_millis((unix(SystemTime::now()) * 1000.0) as i64)
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

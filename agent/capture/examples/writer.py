@@ -2,10 +2,9 @@
 
 usage: writer.py DATABASE SECONDS PAUSE_MS [key=value ...]
 keys: synchronous (NORMAL), autocheckpoint (1000), rows (6), blob (700)
-One line of JSON at the end; with a pause, one line "commit <unix time>" per commit.
+One line of numbers at the end; with a pause, one line "commit <unix time>" per commit.
 """
 
-import json
 import os
 import random
 import sqlite3
@@ -23,7 +22,7 @@ db.execute("PRAGMA wal_autocheckpoint=" + options.get("autocheckpoint", "1000"))
 db.execute("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, k INTEGER, v BLOB)")
 db.execute("CREATE INDEX IF NOT EXISTS t_k ON t(k)")
 print("ready", flush=True)
-commits, longest, over, busy = 0, 0.0, 0, 0
+times, busy = [], 0
 last = db.execute("SELECT coalesce(max(id), 0) FROM t").fetchone()[0]
 begun = time.monotonic()
 while time.monotonic() - begun < seconds:
@@ -43,11 +42,15 @@ while time.monotonic() - begun < seconds:
         if db.in_transaction:
             db.execute("ROLLBACK")
     took = time.monotonic() - before
-    commits += 1
-    longest = max(longest, took)
-    over += took > 0.05
+    times.append(took)
     if pause:
         print("commit %.6f" % time.time(), flush=True)
         time.sleep(pause * random.uniform(0.5, 1.5))
 took = time.monotonic() - begun
-print(json.dumps({"commits": commits, "seconds": took, "longest_ms": longest * 1000, "over_50ms": over, "busy": busy}), flush=True)
+times.sort()
+share = lambda part: round(times[int(len(times) * part)] * 1e6)
+print(
+    "%d commits/s, %d us at p50, %d at p90, %d at p99, longest %.1f ms, %d over 50 ms, %d busy"
+    % (len(times) / took, share(0.5), share(0.9), share(0.99), times[-1] * 1e3, sum(t > 0.05 for t in times), busy),
+    flush=True,
+)

@@ -266,3 +266,6 @@ async fn watch_root(fleet: Fleet, pulse: Pulse, stop: CancellationToken) -> anyh
         () = watch => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,13 +103,13 @@ async fn first_life(node: &Node, narrator: &mut Narrator) -> anyhow::Result<(Pod
     let gate = pod.wait_for_gate().await?;
     narrator.step("gate", &format!("{gate}: no replica yet, so the app may start empty"));
     let app = pod.start_app(ROWS_PER_SECOND)?;
-    narrator.step("app", &format!("commits {ROWS_PER_SECOND} rows a second to {}", pod.shown_db()));
+    narrator.step("app", &format!("commits row after row to {}", pod.shown_db()));
     tokio::time::sleep(WRITES).await;
     let row = node.database("following").await?;
     narrator.step(
         "agent",
         &format!(
-            "follows {}: TXID {} is on the NAS, {} behind",
+            "follows {}: TXID {} is on the NAS, the newest commit {} away from it",
             client::name(&row),
             row.shipped_txid(),
             client::lag(&row)

@@ -172,7 +172,7 @@ pub(super) struct Batch<'a> {
 impl<'a> Batch<'a> {
     pub(super) fn new(batch: &'a Pending, session: &'a mut Session) -> Self {
         Self {
-            batch,
+            set: batch,
             pages: batch.sorted().into_iter(),
             session,
             given: 0,

@@ -299,7 +299,9 @@ impl Pod {
 
     /// The database's path, for people.
     pub(super) fn shown_db(&self) -> String {
-        shorten(&self.db(), &self.world)
+        let node = shorten(&self.dir, &self.world);
+        let node = node.split('/').next().unwrap_or_default();
+        format!("{node}/kubelet/pods/<uid>/…/{VOLUME}/{DATABASE}, each a transaction of its own")
     }
 
     /// Waits as the init container does; what it was told, for people.

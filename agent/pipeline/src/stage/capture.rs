@@ -20,6 +20,10 @@ use crate::limits;
 use crate::pace::Pace;
 use crate::progress::{Phase, Progress};
 
+/// Transient failures in a row that are nobody's business: with the pauses in between they span
+/// about two seconds.
+const PASSING: u32 = 4;
+
 /// What a person or the actor asks of the thread.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -370,15 +374,19 @@ impl Thread<'_> {
     fn report(&mut self, error: &StageError) {
         let (class, text) = (error.class(), error.text());
         self.failures = self.failures.saturating_add(1);
-        if self.failures == 1 {
+        // An app that opens its database locks it for a moment: not worth a person's attention.
+        let passing = class == Class::Transient && self.failures < PASSING;
+        if self.failures == PASSING || (self.failures == 1 && !passing) {
             tracing::warn!(err = %text, "capture");
         } else {
             tracing::debug!(err = %text, attempt = self.failures, "capture");
         }
         self.job.progress.update(|facts| {
-            facts.phase = Phase::Failed;
             facts.errors += 1;
-            facts.error = Some((class, text));
+            if !passing {
+                facts.phase = Phase::Failed;
+                facts.error = Some((class, text));
+            }
         });
     }
 
