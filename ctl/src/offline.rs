@@ -76,13 +76,13 @@ pub(crate) fn summary(found: &Found) -> Replica {
             replica.owner_pod = manifest.owner.pod;
             replica.owner_node = manifest.owner.node;
         }
-        Ok(None) => {} // Litestream wrote it
         Err(error) if replica.problem.is_empty() => {
             replica.problem = Failure::failed("its manifest cannot be read")
                 .caused_by(error)
                 .to_string();
         }
-        Err(_) => {}
+        // Litestream wrote it, or there is a worse problem.
+        Ok(None) | Err(_) => {}
     }
     replica
 }

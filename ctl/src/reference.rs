@@ -142,10 +142,10 @@ pub(crate) fn ambiguous<T: Named>(message: &str, several: &[&T]) -> Failure {
     names.sort();
     let more = names.len().saturating_sub(CANDIDATES_MAX);
     names.truncate(CANDIDATES_MAX);
-    let mut list = names.join("\n  ");
     if more > 0 {
-        list.push_str(&format!("\n  … and {more} more"));
+        names.push(format!("… and {more} more"));
     }
+    let list = names.join("\n  ");
     Failure::refused(format!("{message}; it may be one of\n  {list}"))
         .hint("name more of its parts")
 }

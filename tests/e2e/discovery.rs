@@ -184,7 +184,7 @@ fn a_healthy_agent_serves_its_health_and_its_figures() {
             ensure!(get(&address, path)?.starts_with("HTTP/1.1 200"), "{path}");
         }
         let metrics = get(&address, "/metrics")?;
-        for name in ["sqlrep_ship_lag_seconds", "sqlrep_spool_bytes"] {
+        for name in ["sqlrep_replica_lag_seconds", "sqlrep_spool_bytes"] {
             ensure!(metrics.contains(name), "no {name} in\n{metrics}");
         }
         Ok(())

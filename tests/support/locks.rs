@@ -1,4 +1,6 @@
-//! POSIX locks as the kernel has them (`/proc/locks`).
+//! Locks as the kernel has them: those of a process (`/proc/locks`), and those of its open files
+//! (open file description locks, which `/proc/locks` lists without an owner and
+//! `/proc/<pid>/fdinfo` with one).
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -20,12 +22,20 @@ pub struct Lock {
     pub bytes: RangeInclusive<u64>,
 }
 
-/// The POSIX locks that a process holds on a file.
+/// The locks that a process, or one of its open files, holds on a file.
 pub fn held(pid: u32, path: &Path) -> Result<Vec<Lock>> {
     let inode = fs::metadata(path)
         .with_context(|| path.display().to_string())?
         .ino();
-    Ok(parse(&fs::read_to_string("/proc/locks")?, pid, inode))
+    let mut locks = parse(&fs::read_to_string("/proc/locks")?, &["POSIX"], pid, inode);
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor that was closed meanwhile holds nothing.
+        let facts = entry.and_then(|entry| fs::read_to_string(entry.path())).unwrap_or_default();
+        let lines: Vec<&str> =
+            facts.lines().filter_map(|line| line.strip_prefix("lock:")).collect();
+        locks.extend(parse(&lines.join("\n"), &["OFDLCK"], pid, inode));
+    }
+    Ok(locks)
 }
 
 /// Whether a process holds a read mark of this database: then nobody can reset its WAL.
@@ -38,15 +48,20 @@ pub fn holds_read_mark(pid: u32, db: &Path) -> Result<bool> {
 
 /// `1: POSIX  ADVISORY  READ 1234 fd:01:5678 124 124`; device numbers are left out of it, for some
 /// file systems show another one here than `stat` does.
-fn parse(table: &str, pid: u32, inode: u64) -> Vec<Lock> {
+fn parse(table: &str, kinds: &[&str], pid: u32, inode: u64) -> Vec<Lock> {
     let mut locks = Vec::new();
     for line in table.lines().filter(|line| !line.contains("->")) {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, "POSIX", _, kind, owner, file, from, to] = fields[..] else {
+        let [_, class, _, kind, owner, file, from, to] = fields[..] else {
             continue;
         };
+        if !kinds.contains(&class) {
+            continue;
+        }
         let same_file = file.rsplit(':').next() == Some(inode.to_string().as_str());
-        if owner != pid.to_string() || !same_file {
+        // A lock of an open file has no process for an owner.
+        let ours = class == "OFDLCK" || owner == pid.to_string();
+        if !ours || !same_file {
             continue;
         }
         let Ok(from) = from.parse() else { continue };
@@ -70,12 +85,12 @@ mod tests {
                      2: -> POSIX  ADVISORY  WRITE 77 fd:01:5678 120 120\n\
                      3: FLOCK  ADVISORY  WRITE 77 fd:01:5678 0 EOF\n";
         assert_eq!(
-            parse(table, 77, 5678),
+            parse(table, &["POSIX"], 77, 5678),
             [Lock {
                 kind: "READ".into(),
                 bytes: 124..=124
             }]
         );
-        assert_eq!(parse(table, 77, 5679), []);
+        assert_eq!(parse(table, &["POSIX"], 77, 5679), []);
     }
 }

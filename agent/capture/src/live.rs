@@ -39,8 +39,8 @@ const SHARED_BYTES: Bytes = Bytes {
 /// The byte of a `-shm` by which a process says that it uses it; the first to come would wipe it.
 const DMS_BYTE: Bytes = Bytes { start: 128, len: 1 };
 
-/// The byte of a `-shm` that a writer holds.
-const WRITE_BYTE: Bytes = Bytes { start: 120, len: 1 };
+/// The bytes of a `-shm` that a writer and a checkpoint hold.
+const WORK_BYTES: Bytes = Bytes { start: 120, len: 2 };
 
 /// A read mark that limits nobody.
 const MARK_NOT_USED: u32 = u32::MAX;
@@ -320,9 +320,9 @@ impl Live {
         })
     }
 
-    /// Whether a writer is in the middle of a transaction.
-    pub(crate) fn is_being_written(&self) -> Result<bool, Error> {
-        ffi::is_locked(&self.shm, WRITE_BYTE).map_err(Error::io("query locks of", self.path()))
+    /// Whether a writer is in the middle of a transaction, or somebody of a checkpoint.
+    pub(crate) fn is_at_work(&self) -> Result<bool, Error> {
+        ffi::is_locked(&self.shm, WORK_BYTES).map_err(Error::io("query locks of", self.path()))
     }
 
     /// Where the path leads now.

@@ -32,6 +32,8 @@ pub(crate) struct Pending {
     pieces: Vec<Box<[u8]>>,
     scratch_dir: PathBuf,
     scratch: Option<File>,
+    /// One page on its way to the scratch file.
+    page: Vec<u8>,
     /// The size of the database after the last commit read; `None` while nothing is pending.
     commit: Option<PageCount>,
 }
@@ -47,6 +49,7 @@ impl Pending {
             pieces: Vec::new(),
             scratch_dir: scratch_dir.to_owned(),
             scratch: None,
+            page: Vec::new(),
             commit: None,
         }
     }
@@ -168,6 +171,7 @@ impl Pending {
             self.slots = HashMap::new();
             self.free = Vec::new();
             self.pieces = Vec::new();
+            self.page = Vec::new();
             self.scratch = None;
         }
     }
@@ -191,13 +195,13 @@ impl Pending {
                 fill(page.ok_or(io::ErrorKind::UnexpectedEof)?)
             }
             Place::Scratch { offset } => {
-                let mut page = vec![0; page_bytes];
-                fill(&mut page)?;
+                self.page.resize(page_bytes, 0);
+                fill(&mut self.page)?;
                 let scratch = match self.scratch.take() {
                     Some(scratch) => scratch,
                     None => nameless_file(&self.scratch_dir)?,
                 };
-                let written = scratch.write_all_at(&page, offset);
+                let written = scratch.write_all_at(&self.page, offset);
                 self.scratch = Some(scratch);
                 written
             }

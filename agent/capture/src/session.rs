@@ -157,12 +157,13 @@ impl Session {
             self.quiet_looks = 0;
             return Ok(Look::New);
         }
-        let look = if self.live.is_being_written()? {
+        let look = if self.live.is_at_work()? {
             Look::Uncommitted
         } else {
             Look::Quiet
         };
-        if look == Look::Quiet {
+        // Looks that follow each other this closely say nothing about the writer.
+        if look == Look::Quiet && self.pause() == Cadence::BUSY {
             self.quiet_looks = self.quiet_looks.saturating_add(1);
             if self.quiet_looks >= CALM_LOOKS {
                 self.busy_steps = 0;

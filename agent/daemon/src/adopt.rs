@@ -84,7 +84,9 @@ pub(crate) struct Context {
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("kubelet_root", &self.kubelet_root).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("kubelet_root", &self.kubelet_root)
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,7 +121,9 @@ impl Known {
     }
 
     fn has_memory(&self) -> bool {
-        self.volumes.iter().any(|volume| volume.medium == Medium::Memory)
+        self.volumes
+            .iter()
+            .any(|volume| volume.medium == Medium::Memory)
     }
 }
 
@@ -184,9 +188,25 @@ impl<F: Flow> Adoption<F> {
             Event::PodAppeared(pod) | Event::PodChanged(pod) => self.pod_seen(pod),
             Event::PodTerminating(uid) => self.pod_terminating(&uid),
             Event::PodGone(uid) => self.pod_gone(&uid),
-            Event::DatabaseAppeared { pod, volume, path, kind, inode }
-            | Event::DatabaseChanged { pod, volume, path, kind, inode } => {
-                let place = Place { pod_uid: pod.to_string(), volume, path };
+            Event::DatabaseAppeared {
+                pod,
+                volume,
+                path,
+                kind,
+                inode,
+            }
+            | Event::DatabaseChanged {
+                pod,
+                volume,
+                path,
+                kind,
+                inode,
+            } => {
+                let place = Place {
+                    pod_uid: pod.to_string(),
+                    volume,
+                    path,
+                };
                 self.database_seen(&pod, &place, Found { kind, inode });
             }
             Event::DatabaseGone { pod, volume, path } => {
@@ -207,13 +227,23 @@ impl<F: Flow> Adoption<F> {
                 self.context.pulse.pods_were_read();
                 self.flow.ready();
             }
-            Event::BadAnnotation { pod, key, value, accepted } => {
+            Event::BadAnnotation {
+                pod,
+                key,
+                value,
+                accepted,
+            } => {
                 tracing::warn!(pod = %pod, key, value, accepted, "annotation is not accepted");
             }
             Event::BadManifest { path, reason } => {
                 tracing::warn!(path = %path.display(), reason, "manifest cannot be used");
             }
-            Event::Refused { pod, volume, path, reason } => {
+            Event::Refused {
+                pod,
+                volume,
+                path,
+                reason,
+            } => {
                 tracing::warn!(pod = %pod, volume, path = %path.display(), reason, "not looked into");
             }
             Event::WatchesLimited { reason } => tracing::warn!(reason, "slow change detection"),
@@ -278,7 +308,9 @@ impl<F: Flow> Adoption<F> {
     }
 
     fn pod_terminating(&mut self, uid: &PodUid) {
-        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
         pod.ending = true;
         pod.alive.cancel();
         if pod.has_memory() {
@@ -287,10 +319,16 @@ impl<F: Flow> Adoption<F> {
     }
 
     fn pod_gone(&mut self, uid: &PodUid) {
-        let Some(pod) = self.pods.remove(uid) else { return };
+        let Some(pod) = self.pods.remove(uid) else {
+            return;
+        };
         pod.alive.cancel();
         self.context.notes.remove(uid.as_str());
-        let most = if pod.has_memory() { LINGER_MEMORY } else { LINGER_DISK };
+        let most = if pod.has_memory() {
+            LINGER_MEMORY
+        } else {
+            LINGER_DISK
+        };
         let uid = uid.clone();
         self.tasks.spawn(async move {
             linger(&pod.volumes, most).await;
@@ -328,8 +366,12 @@ impl<F: Flow> Adoption<F> {
     // ---- databases ----
 
     fn database_seen(&mut self, uid: &PodUid, place: &Place, found: Found) {
-        let Some(pod) = self.pods.get(uid) else { return };
-        let Some(volume) = pod.volume(&place.volume).cloned() else { return };
+        let Some(pod) = self.pods.get(uid) else {
+            return;
+        };
+        let Some(volume) = pod.volume(&place.volume).cloned() else {
+            return;
+        };
         let ending = pod.ending;
         if self.held.inode(place) == Some(found.inode) {
             self.flow.touch(&place.pod_uid, &place.volume, &place.path);
@@ -355,7 +397,8 @@ impl<F: Flow> Adoption<F> {
         let convert = volume.journal == JournalPolicy::Wal && !ending;
         if found.kind == Kind::Rollback && !convert {
             let reason = "journal_mode=delete".to_owned();
-            self.flow.unsupported(volume, &place.path, reason, ROLLBACK_HINT.to_owned());
+            self.flow
+                .unsupported(volume, &place.path, reason, ROLLBACK_HINT.to_owned());
             return;
         }
         // SQLite would make the files that are missing, and the kubelet could not remove them.
@@ -372,7 +415,11 @@ impl<F: Flow> Adoption<F> {
 
     fn touched(&mut self, uid: &PodUid, volume: &str, path: &Path) {
         self.flow.touch(uid.as_str(), volume, path);
-        let Some(pod) = self.pods.get_mut(uid).filter(|pod| pod.ending && pod.has_memory()) else {
+        let Some(pod) = self
+            .pods
+            .get_mut(uid)
+            .filter(|pod| pod.ending && pod.has_memory())
+        else {
             return;
         };
         pod.quiet_at = Some(Instant::now() + MEMORY_QUIET);
@@ -385,8 +432,18 @@ impl<F: Flow> Adoption<F> {
         let rested = pod.rested.remove(&place);
         let file = pod.volume(volume).map(|volume| volume.dir.join(path));
         if let (true, Some(Ok(meta))) = (rested, file.map(std::fs::symlink_metadata)) {
-            let inode = InodeKey { dev: meta.dev(), ino: meta.ino() };
-            self.database_seen(uid, &place, Found { kind: Kind::Wal, inode });
+            let inode = InodeKey {
+                dev: meta.dev(),
+                ino: meta.ino(),
+            };
+            self.database_seen(
+                uid,
+                &place,
+                Found {
+                    kind: Kind::Wal,
+                    inode,
+                },
+            );
         }
     }
 

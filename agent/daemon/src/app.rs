@@ -91,7 +91,8 @@ impl App {
 
         let stop = CancellationToken::new();
         let (pulse, notes, claims) = (Pulse::new(), Notes::default(), Claims::new());
-        let (discover, events) = Discover::start(discover_config(&config), claims.clone(), stop.clone())?;
+        let (discover, events) =
+            Discover::start(discover_config(&config), claims.clone(), stop.clone())?;
         let discover = Arc::new(discover);
         let (watch, rescan) = (Arc::clone(&discover), discover);
         let context = Context {
@@ -112,7 +113,10 @@ impl App {
         let node = Node::new(fleet.clone(), Arc::clone(&config), notes, stop.clone());
         sockets.serve(&mut tasks, &Services::new(node), tls.as_ref(), &stop);
         if let Some(listener) = sockets.http.take() {
-            let pages = http::Pages { fleet: fleet.clone(), pulse };
+            let pages = http::Pages {
+                fleet: fleet.clone(),
+                pulse,
+            };
             let stop = stop.clone();
             tasks.spawn(async move {
                 http::serve(listener, pages, stop).await;
@@ -123,7 +127,13 @@ impl App {
             version = env!("CARGO_PKG_VERSION"), node = config.node_name,
             replica_root = %config.replica_root.display(), "sqlrep-agent runs"
         );
-        Ok(Self { fleet, stop, tasks, adoption, _sockets: sockets.unix })
+        Ok(Self {
+            fleet,
+            stop,
+            tasks,
+            adoption,
+            _sockets: sockets.unix,
+        })
     }
 
     /// Waits until a part of the agent ends that should not.
@@ -152,7 +162,11 @@ struct Bound {
 
 impl Bound {
     async fn bind(config: &Config) -> anyhow::Result<Self> {
-        let mut bound = Self { unix: Vec::new(), tcp: Vec::new(), http: None };
+        let mut bound = Self {
+            unix: Vec::new(),
+            tcp: Vec::new(),
+            http: None,
+        };
         for address in &config.listen {
             match address {
                 Listen::Unix(path) => bound.unix.push(listen::unix("--listen", path)?),
@@ -177,7 +191,9 @@ impl Bound {
             tasks.spawn(async move { Ok(services.serve_unix(listener, stop).await?) });
         }
         for listener in self.tcp.drain(..) {
-            let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+            let loopback = listener
+                .local_addr()
+                .is_ok_and(|address| address.ip().is_loopback());
             let tls = tls.filter(|_| !loopback).map(Tls::config);
             let (services, stop) = (services.clone(), stop.clone());
             tasks.spawn(async move { Ok(services.serve_tcp(listener, tls, stop).await?) });

@@ -140,7 +140,10 @@ pub(crate) struct ConfigError {
 
 /// Shorthand for a complaint.
 fn wrong<T>(flag: &'static str, reason: impl Into<String>) -> Result<T, ConfigError> {
-    Err(ConfigError { flag, reason: reason.into() })
+    Err(ConfigError {
+        flag,
+        reason: reason.into(),
+    })
 }
 
 impl RunArgs {
@@ -165,10 +168,16 @@ impl RunArgs {
             (Some(uid), Some(gid)) => Some((uid, gid)),
             (None, None) => None,
             (Some(_), None) => {
-                return wrong("--replica-gid", "is missing; --replica-uid needs it, give both");
+                return wrong(
+                    "--replica-gid",
+                    "is missing; --replica-uid needs it, give both",
+                );
             }
             (None, Some(_)) => {
-                return wrong("--replica-uid", "is missing; --replica-gid needs it, give both");
+                return wrong(
+                    "--replica-uid",
+                    "is missing; --replica-gid needs it, give both",
+                );
             }
         };
         let metrics = match &self.metrics {
@@ -268,7 +277,10 @@ impl RunArgs {
                     (_, None) => "--tls-key",
                     _ => "--client-ca",
                 };
-                wrong(missing, "is missing; TLS needs --tls-cert, --tls-key and --client-ca")
+                wrong(
+                    missing,
+                    "is missing; TLS needs --tls-cert, --tls-key and --client-ca",
+                )
             }
         }
     }
@@ -328,7 +340,10 @@ fn absolute(path: &Path) -> Result<PathBuf, String> {
 fn host_name() -> Result<String, ConfigError> {
     match std::fs::read_to_string("/proc/sys/kernel/hostname") {
         Ok(name) => Ok(name.trim().to_ascii_lowercase()),
-        Err(error) => wrong("--node-name", format!("is not given, and the host name is unreadable ({error}); give it")),
+        Err(error) => wrong(
+            "--node-name",
+            format!("is not given, and the host name is unreadable ({error}); give it"),
+        ),
     }
 }
 
@@ -347,7 +362,9 @@ fn check_node_name(name: &str) -> Result<(), ConfigError> {
     }
     wrong(
         "--node-name",
-        format!("`{name}` is not a node name; use lower-case letters, digits, `-` and `.`, as in node-1"),
+        format!(
+            "`{name}` is not a node name; use lower-case letters, digits, `-` and `.`, as in node-1"
+        ),
     )
 }
 
@@ -358,7 +375,10 @@ fn check_pods(text: &str) -> Result<PodsSource, ConfigError> {
             "`kube` is not available in this build yet; give dir:PATH, a directory of v1/Pod manifests",
         ),
         _ => match text.strip_prefix("dir:") {
-            None => wrong("--pods", format!("`{text}` is unknown; give kube or dir:PATH")),
+            None => wrong(
+                "--pods",
+                format!("`{text}` is unknown; give kube or dir:PATH"),
+            ),
             Some("") => wrong("--pods", "`dir:` names no directory; give dir:PATH"),
             Some(path) => match absolute(Path::new(path)) {
                 Ok(path) => Ok(PodsSource::Dir(path)),

@@ -29,7 +29,9 @@ const ROWS_PER_SECOND: u32 = 200;
 /// Runs `sqlrep-agent demo`: 0 when everything came back, else 1.
 pub(crate) fn run(args: &DemoArgs) -> ExitCode {
     let mut narrator = Narrator::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let told = match runtime {
         Ok(runtime) => runtime.block_on(perform(args, &mut narrator)),
         Err(error) => Err(error.into()),
@@ -68,21 +70,32 @@ async fn perform(args: &DemoArgs, narrator: &mut Narrator) -> anyhow::Result<boo
 
 async fn story(world: &World, narrator: &mut Narrator) -> anyhow::Result<()> {
     narrator.line("sqlrep demo: one app, two nodes, one NAS.");
-    narrator.line(&format!("All of it is in {}, and removed at the end.", world.dir().display()));
+    narrator.line(&format!(
+        "All of it is in {}, and removed at the end.",
+        world.dir().display()
+    ));
     narrator.line("");
 
     let node_a = world.node("node-a").await?;
-    narrator.step("node-a", "an agent runs here, as a DaemonSet would start it");
+    narrator.step(
+        "node-a",
+        "an agent runs here, as a DaemonSet would start it",
+    );
     let (pod, written) = first_life(&node_a, narrator).await?;
     first_death(&node_a, pod, narrator).await?;
 
     let node_b = world.node("node-b").await?;
-    narrator.step("node-b", "another node: its own agent, its own empty disk, the same NAS");
+    narrator.step(
+        "node-b",
+        "another node: its own agent, its own empty disk, the same NAS",
+    );
     let restored = second_life(&node_b, &written, narrator).await?;
 
     narrator.line("");
     narrator.line(&format!("  on node-a, when its pod was deleted: {written}"));
-    narrator.line(&format!("  on node-b, before the app started:   {restored}"));
+    narrator.line(&format!(
+        "  on node-b, before the app started:   {restored}"
+    ));
     if restored != written {
         bail!("the two databases differ");
     }
@@ -99,11 +112,20 @@ async fn story(world: &World, narrator: &mut Narrator) -> anyhow::Result<()> {
 /// The app starts on an empty volume and writes; the agent follows.
 async fn first_life(node: &Node, narrator: &mut Narrator) -> anyhow::Result<(Pod, Count)> {
     let pod = node.create_pod("notes-7d9f-abcde")?;
-    narrator.step("kubelet", &format!("pod {} lands on node-a; its volume is empty", pod.name()));
+    narrator.step(
+        "kubelet",
+        &format!("pod {} lands on node-a; its volume is empty", pod.name()),
+    );
     let gate = pod.wait_for_gate().await?;
-    narrator.step("gate", &format!("{gate}: no replica yet, so the app may start empty"));
+    narrator.step(
+        "gate",
+        &format!("{gate}: no replica yet, so the app may start empty"),
+    );
     let app = pod.start_app(ROWS_PER_SECOND)?;
-    narrator.step("app", &format!("commits row after row to {}", pod.shown_db()));
+    narrator.step(
+        "app",
+        &format!("commits row after row to {}", pod.shown_db()),
+    );
     tokio::time::sleep(WRITES).await;
     let row = node.database("following").await?;
     narrator.step(
@@ -116,17 +138,26 @@ async fn first_life(node: &Node, narrator: &mut Narrator) -> anyhow::Result<(Pod
         ),
     );
     let written = app.finish().await?;
-    narrator.step("app", &format!("is told to stop; its last commit was row {}", written.rows));
+    narrator.step(
+        "app",
+        &format!("is told to stop; its last commit was row {}", written.rows),
+    );
     Ok((pod, written))
 }
 
 /// The pod is deleted: its directory goes before anything more was asked of the agent.
 async fn first_death(node: &Node, pod: Pod, narrator: &mut Narrator) -> anyhow::Result<()> {
     let held = pod.remove_directory()?;
-    narrator.step("kubelet", &format!("pod deleted: the volume ({held} files) is gone from disk"));
+    narrator.step(
+        "kubelet",
+        &format!("pod deleted: the volume ({held} files) is gone from disk"),
+    );
     pod.remove_manifest()?;
     let manifest = node.wait_for_release().await?;
-    narrator.step("agent", "read the tail from the files it still had open, shipped it,");
+    narrator.step(
+        "agent",
+        "read the tail from the files it still had open, shipped it,",
+    );
     narrator.step("", &format!("and let go of the replica: {manifest}"));
     Ok(())
 }
@@ -138,9 +169,15 @@ async fn second_life(
     narrator: &mut Narrator,
 ) -> anyhow::Result<Count> {
     let pod = node.create_pod("notes-7d9f-fghij")?;
-    narrator.step("kubelet", &format!("pod {} lands on node-b; its volume is empty", pod.name()));
+    narrator.step(
+        "kubelet",
+        &format!("pod {} lands on node-b; its volume is empty", pod.name()),
+    );
     let gate = pod.wait_for_gate().await?;
-    narrator.step("gate", &format!("{gate}: the database is back, the app may start"));
+    narrator.step(
+        "gate",
+        &format!("{gate}: the database is back, the app may start"),
+    );
     let restored = pod.count().await?;
     if restored != *written {
         return Ok(restored);
@@ -167,9 +204,13 @@ fn where_it_was(world: &World, node: &Node, narrator: &mut Narrator) {
     narrator.line("");
     narrator.line("Where it was:");
     narrator.line(&format!("  the replica   {}", world.replica().display()));
-    narrator.line(&format!("  the databases {}", node.shown_volumes().display()));
+    narrator.line(&format!(
+        "  the databases {}",
+        node.shown_volumes().display()
+    ));
     narrator.line("On a real NAS it stays, and restores on any machine, with the cluster gone:");
-    narrator.line("  sqlrepctl restore --replica <dir> -o app.db    (litestream restore works too)");
+    narrator
+        .line("  sqlrepctl restore --replica <dir> -o app.db    (litestream restore works too)");
 }
 
 /// Tells the story with the time since its beginning.
@@ -182,13 +223,21 @@ struct Narrator {
 
 impl Narrator {
     fn new() -> Self {
-        Self { begun: Instant::now(), colour: io::stdout().is_terminal(), out: io::stdout() }
+        Self {
+            begun: Instant::now(),
+            colour: io::stdout().is_terminal(),
+            out: io::stdout(),
+        }
     }
 
     /// One step: who, and what happened. Nobody: the step before goes on.
     fn step(&mut self, who: &str, what: &str) {
         let seconds = self.begun.elapsed().as_secs_f64();
-        let (bold, plain) = if self.colour { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+        let (bold, plain) = if self.colour {
+            ("\x1b[1m", "\x1b[0m")
+        } else {
+            ("", "")
+        };
         if who.is_empty() {
             self.line(&format!("                    {what}"));
         } else {
@@ -204,7 +253,10 @@ impl Narrator {
 
 /// A path for people: relative to the demo's directory.
 fn shorten(path: &Path, base: &Path) -> String {
-    path.strip_prefix(base).unwrap_or(path).display().to_string()
+    path.strip_prefix(base)
+        .unwrap_or(path)
+        .display()
+        .to_string()
 }
 
 #[cfg(test)]

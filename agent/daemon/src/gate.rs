@@ -48,10 +48,16 @@ pub(crate) fn run(args: &GateArgs) -> ExitCode {
     let boot_id = match std::fs::read_to_string(BOOT_ID_FILE) {
         Ok(text) => text.trim().to_owned(),
         Err(error) => {
-            return fail(args, &mut out, &format!("cannot read {BOOT_ID_FILE}: {error}"));
+            return fail(
+                args,
+                &mut out,
+                &format!("cannot read {BOOT_ID_FILE}: {error}"),
+            );
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(args, &mut out, &format!("cannot start: {error}")),
@@ -77,7 +83,10 @@ fn fail(args: &GateArgs, out: &mut impl Write, message: &str) -> ExitCode {
     // The exit code says it too; there is nobody left to tell that output is closed.
     drop(writeln!(out, "sqlrep gate: failed: {message}"));
     // Outside a container there is no such file, and it must not be made.
-    let log = File::options().write(true).truncate(true).open(&args.termination_log);
+    let log = File::options()
+        .write(true)
+        .truncate(true)
+        .open(&args.termination_log);
     if let Ok(mut log) = log {
         drop(log.write_all(message.as_bytes()));
     }
@@ -136,7 +145,10 @@ fn look(path: &Path, pod_uid: &str, boot_id: &str) -> (Option<String>, Look) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return (None, Look::Silence),
         Err(error) => {
-            return (Some(format!("cannot read {}: {error}", path.display())), Look::Silence);
+            return (
+                Some(format!("cannot read {}: {error}", path.display())),
+                Look::Silence,
+            );
         }
     };
     match status::read(&bytes, pod_uid, boot_id) {
@@ -160,7 +172,12 @@ fn line_of(status: &Status) -> String {
         line.push_str(&status.message);
     }
     for database in &status.databases {
-        for part in ["\n  ", &database.replica, " at TXID ", &database.txid.to_string()] {
+        for part in [
+            "\n  ",
+            &database.replica,
+            " at TXID ",
+            &database.txid.to_string(),
+        ] {
             line.push_str(part);
         }
     }
@@ -173,10 +190,15 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let file = rustix::fs::open(path, flags, Mode::empty())?;
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
     if kind != FileType::RegularFile {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not a regular file",
+        ));
     }
     let mut bytes = Vec::new();
-    File::from(file).take(STATUS_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    File::from(file)
+        .take(STATUS_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > STATUS_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "too large"));
     }

@@ -83,7 +83,9 @@ mod tests {
     #[test]
     fn a_loop_that_is_silent_for_long_is_not_alive() {
         let mut pulse = Pulse::new();
-        let Some(start) = pulse.start.checked_sub(PULSE_AGE_MAX * 2) else { return };
+        let Some(start) = pulse.start.checked_sub(PULSE_AGE_MAX * 2) else {
+            return;
+        };
         pulse.start = start;
         assert!(!pulse.is_alive());
         pulse.beat();

@@ -85,21 +85,29 @@ async fn connection(socket: TcpStream, pages: Pages) {
 
 fn respond(method: &Method, path: &str, pages: &Pages) -> Response<Full<Bytes>> {
     let (status, kind, text) = match (method, path) {
-        (&Method::GET | &Method::HEAD, "/metrics") => {
-            (StatusCode::OK, metrics::CONTENT_TYPE, metrics::render(&Snapshot::of(&pages.fleet)))
+        (&Method::GET | &Method::HEAD, "/metrics") => (
+            StatusCode::OK,
+            metrics::CONTENT_TYPE,
+            metrics::render(&Snapshot::of(&pages.fleet)),
+        ),
+        (&Method::GET | &Method::HEAD, "/healthz") => {
+            if pages.pulse.is_alive() {
+                plain(StatusCode::OK, "alive")
+            } else {
+                plain(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the agent's main loop hangs",
+                )
+            }
         }
-        (&Method::GET | &Method::HEAD, "/healthz") => if pages.pulse.is_alive() {
-            plain(StatusCode::OK, "alive")
-        } else {
-            plain(StatusCode::SERVICE_UNAVAILABLE, "the agent's main loop hangs")
-        },
         (&Method::GET | &Method::HEAD, "/readyz") => match pages.pulse.missing() {
             None => plain(StatusCode::OK, "ready"),
             Some(missing) => plain(StatusCode::SERVICE_UNAVAILABLE, missing),
         },
-        (&Method::GET | &Method::HEAD, _) => {
-            plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz")
-        }
+        (&Method::GET | &Method::HEAD, _) => plain(
+            StatusCode::NOT_FOUND,
+            "there are /metrics, /healthz and /readyz",
+        ),
         _ => plain(StatusCode::METHOD_NOT_ALLOWED, "only GET"),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));

@@ -88,17 +88,30 @@ impl Drop for UnixSocket {
 pub(crate) fn unix(flag: &'static str, path: &Path) -> Result<UnixSocket, ListenError> {
     let address = || format!("unix:{}", path.display());
     let failed = |action| {
-        move |source: io::Error| ListenError::Io { flag, address: address(), action, source }
+        move |source: io::Error| ListenError::Io {
+            flag,
+            address: address(),
+            action,
+            source,
+        }
     };
     make_directory(path).map_err(failed("make its directory"))?;
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("look at it")(error)),
         Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(ListenError::NotASocket { flag, path: path.to_path_buf() });
+            return Err(ListenError::NotASocket {
+                flag,
+                path: path.to_path_buf(),
+            });
         }
         Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => return Err(ListenError::InUse { flag, address: address() }),
+            Ok(_) => {
+                return Err(ListenError::InUse {
+                    flag,
+                    address: address(),
+                });
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path).map_err(failed("replace the stale socket"))?;
             }
@@ -106,10 +119,16 @@ pub(crate) fn unix(flag: &'static str, path: &Path) -> Result<UnixSocket, Listen
         },
     }
     let listener = bind(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse { flag, address: address() },
+        io::ErrorKind::AddrInUse => ListenError::InUse {
+            flag,
+            address: address(),
+        },
         _ => failed("listen")(error),
     })?;
-    Ok(UnixSocket { listener: Some(listener), path: path.to_path_buf() })
+    Ok(UnixSocket {
+        listener: Some(listener),
+        path: path.to_path_buf(),
+    })
 }
 
 /// Serves a TCP address.
@@ -117,18 +136,27 @@ pub(crate) async fn tcp(
     flag: &'static str,
     address: SocketAddr,
 ) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse { flag, address: address.to_string() },
-        _ => ListenError::Io { flag, address: address.to_string(), action: "listen", source },
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => ListenError::InUse {
+                flag,
+                address: address.to_string(),
+            },
+            _ => ListenError::Io {
+                flag,
+                address: address.to_string(),
+                action: "listen",
+                source,
+            },
+        })
 }
 
 /// Binds with the final mode from the first moment: the kernel takes a socket file's mode from
 /// the socket itself, so there is no instant at which others may connect.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::fs::fchmod(&socket, SOCKET_MODE)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&socket, BACKLOG)?;
@@ -137,17 +165,17 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 fn make_directory(path: &Path) -> io::Result<()> {
     match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => {
-            DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(parent)
-        }
+        Some(parent) if !parent.as_os_str().is_empty() => DirBuilder::new()
+            .recursive(true)
+            .mode(DIRECTORY_MODE)
+            .create(parent),
         _ => Ok(()),
     }
 }
 
 /// Whether nobody answers there any more.
 fn is_stale(path: &Path) -> bool {
-    UnixStream::connect(path)
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]
@@ -163,7 +191,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made/agent.sock");
         let socket = unix(FLAG, &path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         drop(socket);
         assert!(!path.exists());
     }
@@ -178,7 +209,10 @@ mod tests {
         drop(first.take());
         let second = unix(FLAG, &path).unwrap();
         drop(first);
-        assert!(path.exists(), "the first server took the second one's socket away");
+        assert!(
+            path.exists(),
+            "the first server took the second one's socket away"
+        );
         drop(second);
         assert!(!path.exists());
     }
@@ -188,7 +222,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(unix(FLAG, &path), Err(ListenError::NotASocket { .. })));
+        assert!(matches!(
+            unix(FLAG, &path),
+            Err(ListenError::NotASocket { .. })
+        ));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 
@@ -197,6 +234,9 @@ mod tests {
         let first = tcp(FLAG, "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = first.local_addr().unwrap();
         let refused = tcp(FLAG, address).await.unwrap_err().to_string();
-        assert!(refused.contains(&format!("--listen {address}")), "{refused}");
+        assert!(
+            refused.contains(&format!("--listen {address}")),
+            "{refused}"
+        );
     }
 }

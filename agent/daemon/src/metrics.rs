@@ -59,14 +59,19 @@ struct PerDatabase {
 
 /// Whole numbers up to 2^53 are exact in the format's floats; past that the last digits of byte
 /// counts do not matter.
-#[expect(clippy::cast_precision_loss, reason = "the format knows only 64-bit floats")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the format knows only 64-bit floats"
+)]
 fn float(value: u64) -> f64 {
     value as f64
 }
 
 /// A time as seconds since 1970.
 fn seconds(at: SystemTime) -> f64 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    at.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }
 
 /// Whether a database's commits do not reach its replica as they should.
@@ -205,12 +210,32 @@ pub(crate) fn render(all: &Snapshot) -> String {
         escape(env!("CARGO_PKG_VERSION")),
         escape(&all.node)
     );
-    single("sqlrep_build_info", "Always 1; the labels say what runs.", &build, 1.0);
+    single(
+        "sqlrep_build_info",
+        "Always 1; the labels say what runs.",
+        &build,
+        1.0,
+    );
     let usable = if all.root.problem.is_none() { 1.0 } else { 0.0 };
-    single("sqlrep_replica_root_usable", "1 while the replica root can be used.", "", usable);
-    single("sqlrep_spool_bytes", "Bytes that wait for the replica.", "", float(all.spool_bytes));
+    single(
+        "sqlrep_replica_root_usable",
+        "1 while the replica root can be used.",
+        "",
+        usable,
+    );
+    single(
+        "sqlrep_spool_bytes",
+        "Bytes that wait for the replica.",
+        "",
+        float(all.spool_bytes),
+    );
     let most = float(all.spool_bytes_max);
-    single("sqlrep_spool_bytes_max", "Bytes that the spool may hold.", "", most);
+    single(
+        "sqlrep_spool_bytes_max",
+        "Bytes that the spool may hold.",
+        "",
+        most,
+    );
     states(&mut page, all);
     let rows = one_row_each(&all.rows);
     for metric in &PER_DATABASE {
@@ -267,13 +292,20 @@ fn heading(page: &mut String, name: &str, kind: Kind, help: &str) {
 }
 
 fn sample(page: &mut String, name: &str, labels: &str, value: f64) {
-    let (open, close) = if labels.is_empty() { ("", "") } else { ("{", "}") };
+    let (open, close) = if labels.is_empty() {
+        ("", "")
+    } else {
+        ("{", "}")
+    };
     writeln!(page, "{name}{open}{labels}{close} {value}").expect("a String takes all");
 }
 
 /// A label's value: backslash, quote and line feed are escaped.
 fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -327,9 +359,17 @@ mod tests {
 
     #[test]
     fn the_page_has_the_agreed_names_and_values() {
-        let samples = parse(&render(&snapshot(vec![row("data.db", "p", State::Following)])));
+        let samples = parse(&render(&snapshot(vec![row(
+            "data.db",
+            "p",
+            State::Following,
+        )])));
         let value = |series: &str| {
-            samples.iter().find(|(found, _)| found == series).unwrap_or_else(|| panic!("{series}")).1
+            samples
+                .iter()
+                .find(|(found, _)| found == series)
+                .unwrap_or_else(|| panic!("{series}"))
+                .1
         };
         let of = "{namespace=\"media\",app=\"surmai\",volume=\"sqlite\",db=\"data.db\"}";
         assert!((value(&format!("sqlrep_replica_lag_seconds{of}")) - 10.0).abs() < 1e-9);
@@ -353,8 +393,10 @@ mod tests {
             row("data.db", "older", State::Gone),
         ];
         let samples = parse(&render(&snapshot(rows)));
-        let out: Vec<_> =
-            samples.iter().filter(|(series, _)| series.starts_with("sqlrep_replica_out")).collect();
+        let out: Vec<_> = samples
+            .iter()
+            .filter(|(series, _)| series.starts_with("sqlrep_replica_out"))
+            .collect();
         assert_eq!(out.len(), 1);
         assert!((out[0].1 - 1.0).abs() < 1e-9, "the living one is shown");
     }
@@ -363,6 +405,10 @@ mod tests {
     fn names_from_pods_cannot_break_the_page() {
         let rows = vec![row("a\"} 1\nsqlrep_fake 1\\.db", "p", State::Following)];
         let samples = parse(&render(&snapshot(rows)));
-        assert!(!samples.iter().any(|(series, _)| series.starts_with("sqlrep_fake")));
+        assert!(
+            !samples
+                .iter()
+                .any(|(series, _)| series.starts_with("sqlrep_fake"))
+        );
     }
 }

@@ -71,7 +71,13 @@ impl Node {
         notes: Notes,
         stop: CancellationToken,
     ) -> Self {
-        Self { fleet, config, notes, started: SystemTime::now(), streams: Streams::new(stop) }
+        Self {
+            fleet,
+            config,
+            notes,
+            started: SystemTime::now(),
+            streams: Streams::new(stop),
+        }
     }
 }
 
@@ -85,7 +91,10 @@ pub(crate) struct Services {
 impl Services {
     /// The services over this node.
     pub(crate) fn new(node: Node) -> Self {
-        Self { node, calls: GlobalConcurrencyLimitLayer::new(CALLS_MAX) }
+        Self {
+            node,
+            calls: GlobalConcurrencyLimitLayer::new(CALLS_MAX),
+        }
     }
 
     /// Serves one unix socket until `stop`, then lets open calls end.
@@ -116,12 +125,21 @@ impl Services {
     async fn router(
         &self,
         tls: Option<ServerTlsConfig>,
-    ) -> io::Result<Router<tower::layer::util::Stack<GlobalConcurrencyLimitLayer, tower::layer::util::Identity>>>
-    {
+    ) -> io::Result<
+        Router<
+            tower::layer::util::Stack<GlobalConcurrencyLimitLayer, tower::layer::util::Identity>,
+        >,
+    > {
         let (health_reporter, health) = tonic_health::server::health_reporter();
-        health_reporter.set_serving::<AgentServer<agent::Service>>().await;
-        health_reporter.set_serving::<DatabasesServer<databases::Service>>().await;
-        health_reporter.set_serving::<ReplicasServer<replicas::Service>>().await;
+        health_reporter
+            .set_serving::<AgentServer<agent::Service>>()
+            .await;
+        health_reporter
+            .set_serving::<DatabasesServer<databases::Service>>()
+            .await;
+        health_reporter
+            .set_serving::<ReplicasServer<replicas::Service>>()
+            .await;
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)

@@ -66,11 +66,13 @@ impl Stop {
 /// Resolves when standard input is closed.
 fn end_of_input() -> io::Result<oneshot::Receiver<()>> {
     let (sender, receiver) = oneshot::channel();
-    std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
-        // However reading ends, nobody speaks to us any more.
-        drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
-        drop(sender);
-    })?;
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(move || {
+            // However reading ends, nobody speaks to us any more.
+            drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
+            drop(sender);
+        })?;
     Ok(receiver)
 }
 
@@ -85,15 +87,27 @@ pub(crate) async fn drain(app: App, stop: &mut Stop) {
 
 /// Ends an agent, within its drain timeout.
 pub(crate) async fn end(app: App) {
-    let App { fleet, stop, mut tasks, .. } = app;
+    let App {
+        fleet,
+        stop,
+        mut tasks,
+        ..
+    } = app;
     stop.cancel();
     let report = fleet.shutdown().await;
     for id in &report.left {
         tracing::warn!(db = %id, "its tail waits in the spool; it ships at the next start");
     }
     let servers = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(SERVERS_TIMEOUT, servers).await.is_err() {
+    if tokio::time::timeout(SERVERS_TIMEOUT, servers)
+        .await
+        .is_err()
+    {
         tracing::debug!("calls were still open");
     }
-    tracing::info!(drained = report.drained, left = report.left.len(), "sqlrep-agent ends");
+    tracing::info!(
+        drained = report.drained,
+        left = report.left.len(),
+        "sqlrep-agent ends"
+    );
 }

@@ -47,8 +47,8 @@ pub(crate) struct Engine {
     /// Why notification does not cover everything, until it has been said.
     limited: Option<String>,
     limited_said: bool,
-    /// Whether the first full read of the manifests has been told.
-    ready_said: bool,
+    /// What is said once, after the first full read of the manifests.
+    ready: Option<Event>,
     overflowed: bool,
     /// When everything was last scanned.
     last_rescan: Option<Instant>,
@@ -102,7 +102,7 @@ impl Engine {
             manifests_unwatched: true,
             limited,
             limited_said: false,
-            ready_said: false,
+            ready: Some(Event::Ready),
             overflowed: false,
             last_rescan: None,
             // Due at once: the first round is the first look.
@@ -155,8 +155,8 @@ impl Engine {
         }
         self.overflow(now)?;
         self.read_pods(now)?;
-        if !std::mem::replace(&mut self.ready_said, true) {
-            self.outbox.send(Event::Ready)?;
+        if let Some(ready) = self.ready.take() {
+            self.outbox.send(ready)?;
         }
         self.look(now)?;
         self.say_limited()?;

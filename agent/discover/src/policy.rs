@@ -120,10 +120,11 @@ impl BadValue {
         }
     }
 
-    /// Whether the wrong value leaves open *which replica* the pod belongs to or whether it may
-    /// start without one. Its default could let an app start empty beside its data (G3).
+    /// Whether the wrong value leaves open *which replica* the pod belongs to. Its default could
+    /// let an app start empty beside its data (G3). A wrong `restore` is not among them: its
+    /// default restores whatever there is.
     pub fn leaves_restore_uncertain(&self) -> bool {
-        matches!(self.key.as_str(), APP | TARGET_VOLUME | RESTORE)
+        matches!(self.key.as_str(), APP | TARGET_VOLUME)
     }
 }
 

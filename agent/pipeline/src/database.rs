@@ -223,15 +223,8 @@ impl Database {
             Ending::Released if self.spool.first_pending().is_none() => OwnerState::Released,
             _ => OwnerState::Active,
         };
-        let said = self
-            .manifest
-            .said
-            .as_ref()
-            .and_then(|(_, file)| file.clone());
-        (
-            state,
-            self.progress.with(|facts| facts.ownership.clone()).or(said),
-        )
+        let said = self.manifest.said.as_ref().and_then(|(_, file)| *file);
+        (state, self.progress.with(|facts| facts.ownership).or(said))
     }
 
     fn settle(&self) -> Settle {
@@ -289,9 +282,7 @@ impl Database {
     fn ship(&mut self, target: Target) -> Work {
         let lane = self.context.ship.clone();
         let saying = self.manifest_is_due().then(|| self.wanted_saying());
-        let manifest = saying
-            .clone()
-            .map(|(state, file)| self.manifest(state, file));
+        let manifest = saying.map(|(state, file)| self.manifest(state, file));
         self.manifest.sending = saying;
         Box::pin(async move {
             let shipped = lane.run(limits::SHIP_TIMEOUT, move || target.ship(manifest.as_ref()));
@@ -404,8 +395,22 @@ impl Database {
         self.waiting = waiting;
         let done: Vec<_> = done;
         for (want, reply) in done {
-            drop(reply.send(Ok(want))); // a caller that gave up wants no answer
+            let refused = self.branch.is_some().then(|| self.not_the_owner(want));
+            drop(reply.send(refused.map_or(Ok(want), Err))); // a caller that gave up wants none
         }
+    }
+
+    fn not_the_owner(&self, txid: Txid) -> CommandError {
+        let (name, owner) = self
+            .branch
+            .as_ref()
+            .map_or(("", ""), |(name, owner)| (name, owner));
+        CommandError::Refused(format!(
+            "{} is not the owner of its replica, {owner} is: everything up to TXID {txid} is on \
+             branch {name} (restore --branch {name}); to keep this database instead: sqlrepctl \
+             adopt {}",
+            self.id, self.id
+        ))
     }
 
     fn failed(&mut self, error: &StageError) {
@@ -455,6 +460,9 @@ impl Database {
             None => Ok(self.spool.position().map(|position| position.txid)),
         };
         let answer = match cut {
+            Ok(Some(txid)) if self.spool.first_pending().is_none() && self.branch.is_some() => {
+                Err(self.not_the_owner(txid))
+            }
             Ok(Some(txid)) if self.spool.first_pending().is_none() => Ok(txid),
             Ok(Some(txid)) => return self.waiting.push((txid, reply)),
             Ok(None) => Err(CommandError::Unavailable(format!(
@@ -598,6 +606,10 @@ impl Database {
                 State::Stalled
             };
             return (state, Some(text.clone()), Some(class.hint().to_owned()));
+        }
+        if facts.removed {
+            let reason = "the file was removed from the volume; its replica stays as it is";
+            return (State::Gone, Some(reason.to_owned()), None);
         }
         if let Some((name, owner)) = &self.branch {
             let reason = format!("the replica belongs to {owner}; commits go to branch {name}");

@@ -118,18 +118,11 @@ impl StageError {
             Self::Lane(LaneError::Panicked { .. }) | Self::Ended { .. } => Class::Internal,
             Self::Lane(_) | Self::Io { .. } | Self::Manifest { .. } => Class::Transient,
             Self::Root(_) => Class::Root,
-            Self::Store(error) if error.is_full() => Class::Full,
-            Self::Store(error) if error.is_corrupt() => Class::Corrupt,
-            Self::Store(_) => Class::Transient,
-            Self::Restore(error) if error.is_full() => Class::Full,
-            Self::Restore(error) if error.is_corrupt() => Class::Corrupt,
-            Self::Restore(_) => Class::Transient,
-            Self::Spool(error) if error.is_full() => Class::Full,
-            Self::Spool(error) if error.is_corrupt() => Class::Corrupt,
-            Self::Spool(_) => Class::Transient,
+            Self::Store(error) => storage(error.is_full(), error.is_corrupt()),
+            Self::Restore(error) => storage(error.is_full(), error.is_corrupt()),
+            Self::Spool(error) => storage(error.is_full(), error.is_corrupt()),
             Self::Capture(error) if error.is_unsupported() => Class::Unsupported,
-            Self::Capture(error) if error.is_corrupt() => Class::Corrupt,
-            Self::Capture(_) => Class::Transient,
+            Self::Capture(error) => storage(error.is_full(), error.is_corrupt()),
             Self::Refused { .. } => Class::Refused,
         }
     }
@@ -137,6 +130,14 @@ impl StageError {
     /// The whole chain of causes in one line.
     pub fn text(&self) -> String {
         chain(self)
+    }
+}
+
+fn storage(full: bool, corrupt: bool) -> Class {
+    match (full, corrupt) {
+        (true, _) => Class::Full,
+        (false, true) => Class::Corrupt,
+        (false, false) => Class::Transient,
     }
 }
 
@@ -206,7 +207,7 @@ pub enum PrepareError {
     },
     /// The replica root is missing, not mounted or not ours.
     #[error("the replica root cannot be used")]
-    Root(#[source] StageError),
+    Root(#[source] Box<StageError>),
     /// `sqlrep.io/restore: required`, and there is no replica.
     #[error("no replica of volume {volume} under {dir}, and the pod requires one")]
     NoReplica {
@@ -222,7 +223,7 @@ pub enum PrepareError {
         id: String,
         /// Why not.
         #[source]
-        source: StageError,
+        source: Box<StageError>,
     },
 }
 

@@ -232,7 +232,11 @@ impl Fleet {
         let id = identity(volume, path)?;
         let key = Key::new(volume, path);
         let mut actors = self.context.actors();
-        if actors.contains_key(&key) {
+        if let Some(known) = actors.get(&key) {
+            // The file is another one, or there again: the thread looks for itself.
+            if let Some(capture) = &known.capture {
+                capture.touch();
+            }
             return Ok(());
         }
         if actors.len() >= limits::DATABASES_MAX {

@@ -22,7 +22,7 @@ pub const SHIP_TIMEOUT: Duration = Duration::from_secs(30);
 pub const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a restore may take before its caller gives up: 1 TB at 100 MB/s.
-pub const RESTORE_TIMEOUT: Duration = Duration::from_secs(3 * 3600);
+pub const RESTORE_TIMEOUT: Duration = Duration::from_hours(3);
 
 /// First pause after a failed stage; it doubles up to [`RETRY_MAX`].
 pub const RETRY_MIN: Duration = Duration::from_millis(100);

@@ -11,6 +11,7 @@ use crate::stage::capture::timestamp_now;
 use crate::stage::restore::{
     Candidate, Handover, RestoredDatabase, candidates, handover, restore_and_claim,
 };
+use crate::stage::settle::check_identity;
 use crate::stage::ship::{End, Target};
 use crate::{Key, RestorePolicy, State, Volume, limits};
 
@@ -33,7 +34,10 @@ impl Fleet {
         if volume.restore == RestorePolicy::Never {
             return Ok(Prepared::default());
         }
-        let found = self.find(volume).await.map_err(PrepareError::Root)?;
+        let found = self
+            .find(volume)
+            .await
+            .map_err(|error| PrepareError::Root(Box::new(error)))?;
         if found.is_empty() && volume.restore == RestorePolicy::Required {
             let pod = &volume.pod;
             let dir = self
@@ -90,7 +94,7 @@ impl Fleet {
             Ok(restored) => restored,
             Err(error) => Err(PrepareError::Failed {
                 id: id.to_string(),
-                source: error.into(),
+                source: Box::new(error.into()),
             }),
         };
         self.context.board.update(&key, |row| match &restored {
@@ -144,9 +148,15 @@ fn restore_one(
 ) -> Result<RestoredDatabase, PrepareError> {
     let failed = |source: StageError| PrepareError::Failed {
         id: candidate.id.to_string(),
-        source,
+        source: Box::new(source),
     };
     let manifest = candidate.store.load_manifest().map_err(failed)?;
+    check_identity(
+        manifest.as_ref(),
+        &volume.pod,
+        context.config.cluster_uid.as_deref(),
+    )
+    .map_err(failed)?;
     let judged = handover(
         manifest.as_ref(),
         &volume.pod,

@@ -315,8 +315,8 @@ fn restore_scratch(
         ..RestoreOptions::default()
     };
     let destination = Destination::open(&path).map_err(StageError::from)?;
-    let restored = restore::restore(store, point, &destination, &options, &())
-        .map_err(|error| restore_failed(error))?;
+    let restored =
+        restore::restore(store, point, &destination, &options, &()).map_err(restore_failed)?;
     let opened = File::open(&path).and_then(|file| std::fs::remove_file(&path).map(|()| file));
     let file = opened.map_err(|source| StageError::Io {
         action: "open the scratch file",

@@ -92,7 +92,7 @@ impl RootWatch {
     fn remember(&self, id: &RootId) {
         match self.spool.remember_root(id) {
             Ok(()) => {
-                tracing::info!(root = %self.path.display(), id = %id, "replica root is known")
+                tracing::info!(root = %self.path.display(), id = %id, "replica root is known");
             }
             // The root works; only a swap while the agent is down would go unnoticed.
             Err(error) => tracing::warn!(err = %error, "cannot remember the replica root's id"),

@@ -227,3 +227,6 @@ fn truncated(path: &Path, end: u64) -> StoreError {
         "the file is truncated: it ends before byte {end}"
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,7 +151,7 @@ pub enum RootError {
     },
     /// Not ours to write.
     #[error(
-        "replica root {} may not be written by uid {uid}: change its owner or mode, or set \
+        "replica root {} may not be written by uid {uid} (permission denied): change its owner or mode, or set \
          --replica-uid and --replica-gid", path.display()
     )]
     Forbidden {
@@ -180,8 +180,8 @@ struct Marker {
     id: RootId,
 }
 
-/// Says that the root is the one that is remembered, or, when none is, what its id is. Only an
-/// empty root that nobody remembers gets a marker.
+/// Says that the root is the one that is remembered, or, when none is, what its id is. Only a
+/// root that nobody remembers gets a marker, and only if it is empty or holds replicas.
 pub fn check(root: &Path, remembered: Option<&RootId>) -> Result<RootId, RootError> {
     check_with(&OsFs, root, remembered)
 }
@@ -247,8 +247,10 @@ fn initialise(fs: &dyn Fs, dir: &Dir) -> Result<RootId, RootError> {
         .filter(|name| !is_temp_name(name) && !NOT_DATA.iter().any(|known| name == known))
         .map(|name| name.to_string_lossy().into_owned())
         .collect();
-    // Another node may have marked it since we looked.
-    if !data.is_empty() && !data.iter().any(|name| name == NAME) {
+    // Another node may have marked it since we looked. A root that nobody remembers and that holds
+    // replicas is no share that is missing: somebody who had Litestream write there moves over.
+    let marked = data.iter().any(|name| name == NAME);
+    if !data.is_empty() && !marked && !holds_replicas(dir) {
         let mut found = data.get(..NAMES_SHOWN).unwrap_or(&data).join(", ");
         if data.len() > NAMES_SHOWN {
             found.push_str(", …");
@@ -277,6 +279,11 @@ fn initialise(fs: &dyn Fs, dir: &Dir) -> Result<RootId, RootError> {
             io::ErrorKind::NotFound.into(),
         )
     })
+}
+
+/// Whether something below is a replica. A root too large to be looked through is not taken.
+fn holds_replicas(dir: &Dir) -> bool {
+    crate::replicas_below(dir.path()).is_ok_and(|found| !found.is_empty())
 }
 
 fn writable(dir: &Dir) -> Result<(), RootError> {

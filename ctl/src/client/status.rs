@@ -1,5 +1,7 @@
 //! google.rpc codes → exit codes. The one place; the table is in the README of `sqlrep-proto`.
 
+use std::error::Error;
+
 use tonic::{Code, Status, TimeoutExpired};
 
 use super::endpoint::causes;
@@ -29,8 +31,8 @@ pub(super) fn exit_of(code: Code) -> Exit {
 /// What the agent answered, or that it did not.
 pub(super) fn failure(what: &str, status: &Status) -> Failure {
     // A status that the agent sent has no source; one that the transport made up has.
-    if let Some(source) = std::error::Error::source(status) {
-        if causes(source).any(|cause| cause.is::<TimeoutExpired>()) {
+    if let Some(source) = Error::source(status) {
+        if causes(source).any(<dyn Error>::is::<TimeoutExpired>) {
             return too_late(what);
         }
         let because = causes(source)

@@ -12,7 +12,8 @@ use crate::output::{Cell, Color, Table};
 /// One check for programs.
 #[derive(Debug, Serialize)]
 struct Check {
-    check: String,
+    #[serde(rename = "check")]
+    name: String,
     ok: bool,
     message: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -40,7 +41,7 @@ pub(super) fn run(args: FormatArgs, context: &mut Context) -> Result<Exit> {
             };
             let result = Cell::new(word).colored(color);
             table.push(vec![
-                Cell::new(&check.check),
+                Cell::new(&check.name),
                 result,
                 Cell::new(&check.message),
             ]);
@@ -50,14 +51,14 @@ pub(super) fn run(args: FormatArgs, context: &mut Context) -> Result<Exit> {
     for check in checks.iter().filter(|check| !check.hint.is_empty()) {
         context
             .output
-            .note(&format!("{}: {}", check.check, check.hint));
+            .note(&format!("{}: {}", check.name, check.hint));
     }
     Ok(exit)
 }
 
 fn unreachable(failure: &Failure) -> Check {
     Check {
-        check: "agent".to_owned(),
+        name: "agent".to_owned(),
         ok: false,
         message: failure.to_string(),
         hint: failure.next_step().unwrap_or_default().to_owned(),
@@ -74,7 +75,7 @@ fn of_agent(info: Info) -> Vec<Check> {
     };
     let mut checks = vec![
         Check {
-            check: "agent".to_owned(),
+            name: "agent".to_owned(),
             ok: true,
             message: format!(
                 "answers on node {}, {} databases",
@@ -83,7 +84,7 @@ fn of_agent(info: Info) -> Vec<Check> {
             hint: String::new(),
         },
         Check {
-            check: "version".to_owned(),
+            name: "version".to_owned(),
             ok: same,
             message: format!("agent {}, sqlrepctl {client}", info.version),
             hint: hint.to_owned(),

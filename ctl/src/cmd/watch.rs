@@ -24,7 +24,7 @@ const REDRAW: Duration = Duration::from_millis(250);
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
-    Changed { database: Row<'a> },
+    Changed { database: Box<Row<'a>> },
     Gone { database: String },
 }
 

@@ -150,26 +150,19 @@ fn line(text: &mut String, cells: &[Cell], widths: &[usize], color: bool, column
         };
         // Nothing follows the last field, so nothing lines up with its end.
         let after = if cell.right || last { "" } else { &pad };
-        let mut put = |part: &str| {
+        let mut cut = |part: &str| -> String {
             let part: String = part.chars().take(left).collect();
             left -= width(&part);
-            text.push_str(&part);
+            part
         };
-        put(&before);
-        match cell.color.filter(|_| color) {
-            Some(color) => {
-                let shown: String = cell.text.chars().take(left).collect();
-                left -= width(&shown);
-                text.extend([color.code(), &shown, PLAIN]);
-                let after: String = after.chars().take(left).collect();
-                left -= width(&after);
-                text.push_str(&after);
-            }
-            None => {
-                put(&cell.text);
-                put(after);
-            }
+        let (before, shown, after) = (cut(&before), cut(&cell.text), cut(after));
+        text.push_str(&before);
+        if let Some(color) = cell.color.filter(|_| color) {
+            text.extend([color.code(), &shown, PLAIN]);
+        } else {
+            text.push_str(&shown);
         }
+        text.push_str(&after);
     }
     text.push('\n');
 }

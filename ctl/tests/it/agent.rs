@@ -123,10 +123,10 @@ fn list_shows_every_database_and_hints_aside() {
     assert_eq!(
         run.out,
         "\
-NODE   NAMESPACE   APP      PATH              STATE                                   SIZE   TXID    LAG   LAST ERROR
-n1     home        mealie   data/mealie.db    unsupported (journal_mode=delete)     20.0Ki     1b   12ms   bad\\u{1b}[2Jwords
-n1     media       surmai   sqlite/cache.db   following                             20.0Ki     1b   12ms   -
-n1     media       surmai   sqlite/data.db    following                             20.0Ki     1b   12ms   -
+NODE   NAMESPACE   APP      PATH              STATE                                 SIZE   TXID    LAG   LAST ERROR
+n1     home        mealie   data/mealie.db    unsupported (journal_mode=delete)   20.0Ki     1b   12ms   bad\\u{1b}[2Jwords
+n1     media       surmai   sqlite/cache.db   following                           20.0Ki     1b   12ms   -
+n1     media       surmai   sqlite/data.db    following                           20.0Ki     1b   12ms   -
 "
     );
     assert_eq!(
@@ -431,10 +431,10 @@ fn history_comes_from_the_agent_too() {
     assert_eq!(
         run.out,
         "\
-TXID   FROM   LEVEL   TIME                          SIZE   RESTORABLE   BRANCH
-   1      1   0       2026-11-22T20:49:05.000Z     2.0Ki   yes          -
-   3      3   0       2026-11-22T20:49:05.000Z     2.0Ki   no           -
-   2      2   0       2026-11-22T20:49:05.000Z     2.0Ki   yes          b
+TXID   FROM   LEVEL   TIME                        SIZE   RESTORABLE   BRANCH
+   1      1   0       2026-11-22T20:49:05.000Z   2.0Ki   yes          -
+   3      3   0       2026-11-22T20:49:05.000Z   2.0Ki   no           -
+   2      2   0       2026-11-22T20:49:05.000Z   2.0Ki   yes          b
 "
     );
 }

@@ -28,7 +28,10 @@ pub(crate) fn sqlrepctl<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Run {
 }
 
 /// The same with a variable set.
-pub(crate) fn sqlrepctl_with<S: AsRef<std::ffi::OsStr>>(arguments: &[S], variable: (&str, &str)) -> Run {
+pub(crate) fn sqlrepctl_with<S: AsRef<std::ffi::OsStr>>(
+    arguments: &[S],
+    variable: (&str, &str),
+) -> Run {
     finished(command(arguments).env(variable.0, variable.1).output())
 }
 

@@ -11,7 +11,9 @@ pub struct Options {
     pub arena_bytes: usize,
     /// Where the scratch file is made (it has no name); on the node, not in the volume.
     pub scratch_dir: PathBuf,
-    /// From this size of the WAL on, the agent checkpoints when the application does not.
+    /// From this size of the WAL on, a busy application's checkpoints are let through, and the
+    /// agent checkpoints when the application does not. A little above the 1000 pages at which
+    /// SQLite checkpoints by itself.
     pub wal_soft_bytes: u64,
     /// From this size on it takes the write lock to do so, for milliseconds.
     pub wal_hard_bytes: u64,
@@ -24,7 +26,7 @@ impl Options {
             writer,
             arena_bytes: 2 << 20,
             scratch_dir: scratch_dir.into(),
-            wal_soft_bytes: 8 << 20,
+            wal_soft_bytes: 5 << 20,
             wal_hard_bytes: 256 << 20,
         }
     }
@@ -53,7 +55,7 @@ pub enum Start {
 pub enum Look {
     /// Nothing new.
     Quiet,
-    /// Nothing new, but a writer is in the middle of a transaction: look again soon.
+    /// Nothing new, but a transaction or a checkpoint is under way: look again soon.
     Uncommitted,
     /// Commits that were not read yet: step.
     New,

@@ -41,7 +41,11 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(claims: Claims) -> Self {
-        Self { claims, inodes: BTreeMap::new(), replaced: Vec::new() }
+        Self {
+            claims,
+            inodes: BTreeMap::new(),
+            replaced: Vec::new(),
+        }
     }
 
     /// Claims the inode for this place; the one before stays claimed for a while.
@@ -59,7 +63,9 @@ impl Held {
 
     /// Whether the pod has any claim.
     pub(super) fn of_pod(&self, pod_uid: &str) -> impl Iterator<Item = &Place> {
-        self.inodes.keys().filter(move |place| place.pod_uid == pod_uid)
+        self.inodes
+            .keys()
+            .filter(move |place| place.pod_uid == pod_uid)
     }
 
     /// Ends the claims of a pod whose descriptors are all closed; how many there were.
@@ -83,7 +89,11 @@ impl Held {
 
     /// Ends the claims on replaced files that are due; how many there were.
     pub(super) fn free_replaced(&mut self, now: Instant) -> usize {
-        let due = self.replaced.iter().take_while(|(at, _)| *at <= now).count();
+        let due = self
+            .replaced
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .count();
         for (_, inode) in self.replaced.drain(..due) {
             self.claims.release(inode);
         }

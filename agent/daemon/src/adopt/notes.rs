@@ -21,7 +21,8 @@ impl Notes {
         if wrong.is_empty() {
             self.lock().remove(&uid);
         } else {
-            self.lock().insert(uid, format!("annotation {}", wrong.join("; annotation ")));
+            self.lock()
+                .insert(uid, format!("annotation {}", wrong.join("; annotation ")));
         }
     }
 

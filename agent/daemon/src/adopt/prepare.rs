@@ -49,7 +49,10 @@ impl From<PrepareError> for Obstacle {
             other if other.is_transient() => Phase::Restoring,
             _ => Phase::Failed,
         };
-        Self { phase, message: error.text() }
+        Self {
+            phase,
+            message: error.text(),
+        }
     }
 }
 
@@ -68,12 +71,19 @@ impl<F: Flow> Preparation<F> {
         if let Some(obstacle) = self.unsupported().or_else(|| self.uncertain()) {
             tracing::warn!(pod = %self.pod.name, ns = %self.pod.namespace, err = %obstacle.message, "the pod stays shut");
             // Only a change of the pod mends this, and a change begins a new preparation.
-            self.tell(&mut told, Phase::Failed, &obstacle.message, &[]).await;
+            self.tell(&mut told, Phase::Failed, &obstacle.message, &[])
+                .await;
             return;
         }
-        let restored = if self.may_restore() { self.restore(&mut told).await } else { Vec::new() };
-        // Scans begin before the app does, so that its first commit is seen.
+        // Scans begin before the app does, so that its first commit is seen, and do not wait for
+        // the NAS: what is in the volume already is captured all the same (G6). A restore is
+        // published by one rename, so a scan never meets half of one.
         (self.context.watch)(&self.pod.uid);
+        let restored = if self.may_restore() {
+            self.restore(&mut told).await
+        } else {
+            Vec::new()
+        };
         self.tell(&mut told, Phase::Ready, "", &restored).await;
         tracing::info!(
             pod = %self.pod.name, ns = %self.pod.namespace, restored = restored.len(), "pod is ready"
@@ -100,7 +110,11 @@ impl<F: Flow> Preparation<F> {
     /// A wrong annotation that leaves open which replica is the pod's, or whether it needs one:
     /// its default could start the app empty beside its data (G3).
     fn uncertain(&self) -> Option<Obstacle> {
-        let bad = self.pod.wrong.iter().find(|bad| bad.leaves_restore_uncertain())?;
+        let bad = self
+            .pod
+            .wrong
+            .iter()
+            .find(|bad| bad.leaves_restore_uncertain())?;
         (self.may_restore() && !self.pod.started).then(|| Obstacle {
             phase: Phase::Failed,
             message: format!(
@@ -116,7 +130,8 @@ impl<F: Flow> Preparation<F> {
         let mut open: Vec<&Volume> = self.volumes.iter().collect();
         let mut pause = RETRY_MIN;
         if !open.is_empty() {
-            self.tell(told, Phase::Restoring, "looking at the replica", &[]).await;
+            self.tell(told, Phase::Restoring, "looking at the replica", &[])
+                .await;
         }
         while !open.is_empty() {
             let mut obstacle: Option<Obstacle> = None;
@@ -138,7 +153,11 @@ impl<F: Flow> Preparation<F> {
             if let Some(Obstacle { phase, message }) = obstacle {
                 self.tell(told, phase, &message, &restored).await;
                 tokio::time::sleep(pause).await;
-                let most = if phase == Phase::Failed { RETRY_FAILED_MAX } else { RETRY_MAX };
+                let most = if phase == Phase::Failed {
+                    RETRY_FAILED_MAX
+                } else {
+                    RETRY_MAX
+                };
                 pause = (pause * 2).min(most);
             }
         }
@@ -183,8 +202,11 @@ impl<F: Flow> Preparation<F> {
             volume: volume::below_root(&self.pod.uid, gate),
         };
         let mut pause = RETRY_MIN;
-        while let Err(error) =
-            self.context.signals.write(&place, status.clone(), &self.alive).await
+        while let Err(error) = self
+            .context
+            .signals
+            .write(&place, status.clone(), &self.alive)
+            .await
         {
             if pause == RETRY_MIN {
                 tracing::warn!(pod = %self.pod.name, err = %error, "cannot tell the gate; tried again");

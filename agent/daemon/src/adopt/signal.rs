@@ -19,7 +19,10 @@ use crate::gate::status::{FILE_NAME, Status};
 const QUEUE: usize = 256;
 
 /// Readable by the gate, whatever its uid.
-const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP).union(Mode::ROTH);
+const FILE_MODE: Mode = Mode::RUSR
+    .union(Mode::WUSR)
+    .union(Mode::RGRP)
+    .union(Mode::ROTH);
 
 /// One file to write.
 #[derive(Debug)]
@@ -50,17 +53,19 @@ impl Signals {
     /// Starts the thread.
     pub(crate) fn start() -> io::Result<Self> {
         let (orders, mut queue) = mpsc::channel::<Order>(QUEUE);
-        std::thread::Builder::new().name("gate-status".to_owned()).spawn(move || {
-            while let Some(order) = queue.blocking_recv() {
-                let written = if order.alive.is_cancelled() {
-                    Ok(())
-                } else {
-                    write(&order.place, &order.status)
-                };
-                // Whoever gave up waiting wants no answer.
-                drop(order.done.send(written));
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("gate-status".to_owned())
+            .spawn(move || {
+                while let Some(order) = queue.blocking_recv() {
+                    let written = if order.alive.is_cancelled() {
+                        Ok(())
+                    } else {
+                        write(&order.place, &order.status)
+                    };
+                    // Whoever gave up waiting wants no answer.
+                    drop(order.done.send(written));
+                }
+            })?;
         Ok(Self { orders })
     }
 
@@ -72,7 +77,12 @@ impl Signals {
         alive: &CancellationToken,
     ) -> io::Result<()> {
         let (done, written) = oneshot::channel();
-        let order = Order { place: place.clone(), status, alive: alive.clone(), done };
+        let order = Order {
+            place: place.clone(),
+            status,
+            alive: alive.clone(),
+            done,
+        };
         let gone = || io::Error::other("the thread that writes status files ended");
         self.orders.send(order).await.map_err(|_| gone())?;
         written.await.map_err(|_| gone())?
@@ -106,10 +116,15 @@ fn fill(file: OwnedFd, status: &Status) -> io::Result<()> {
 fn open_volume(place: &GatePlace) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(&place.kubelet_root, flags, Mode::empty())?;
-    let beneath =
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let relative: &Path = &place.volume;
-    Ok(rustix::fs::openat2(&root, relative, flags | OFlags::NOFOLLOW, Mode::empty(), beneath)?)
+    Ok(rustix::fs::openat2(
+        &root,
+        relative,
+        flags | OFlags::NOFOLLOW,
+        Mode::empty(),
+        beneath,
+    )?)
 }
 
 #[cfg(test)]
@@ -132,7 +147,10 @@ mod tests {
 
     fn place(root: &Path) -> GatePlace {
         std::fs::create_dir_all(root.join("pods/u/gate")).unwrap();
-        GatePlace { kubelet_root: root.to_path_buf(), volume: "pods/u/gate".into() }
+        GatePlace {
+            kubelet_root: root.to_path_buf(),
+            volume: "pods/u/gate".into(),
+        }
     }
 
     #[tokio::test]
@@ -145,9 +163,14 @@ mod tests {
             let file = dir.path().join("pods/u/gate/status.json");
             let bytes = std::fs::read(&file).unwrap();
             assert_eq!(read(&bytes, "u", "b"), Reading::Ours(status(phase)));
-            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+            assert_eq!(
+                std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+                0o644
+            );
         }
-        let names = std::fs::read_dir(dir.path().join("pods/u/gate")).unwrap().count();
+        let names = std::fs::read_dir(dir.path().join("pods/u/gate"))
+            .unwrap()
+            .count();
         assert_eq!(names, 1, "a temporary file was left behind");
     }
 
@@ -157,7 +180,10 @@ mod tests {
         let (place, signals) = (place(dir.path()), Signals::start().unwrap());
         let alive = CancellationToken::new();
         alive.cancel();
-        signals.write(&place, status(Phase::Ready), &alive).await.unwrap();
+        signals
+            .write(&place, status(Phase::Ready), &alive)
+            .await
+            .unwrap();
         assert!(!dir.path().join("pods/u/gate/status.json").exists());
     }
 
@@ -172,16 +198,40 @@ mod tests {
         let alive = CancellationToken::new();
         // A link where the file goes is replaced, not written through.
         symlink(outside.join("target"), root.join("pods/u/gate/status.json")).unwrap();
-        signals.write(&gate, status(Phase::Ready), &alive).await.unwrap();
+        signals
+            .write(&gate, status(Phase::Ready), &alive)
+            .await
+            .unwrap();
         assert!(!outside.join("target").exists());
-        assert!(root.join("pods/u/gate/status.json").symlink_metadata().unwrap().is_file());
+        assert!(
+            root.join("pods/u/gate/status.json")
+                .symlink_metadata()
+                .unwrap()
+                .is_file()
+        );
         // A link where the volume should be is refused.
         symlink(&outside, root.join("pods/u/link")).unwrap();
-        let linked = GatePlace { volume: "pods/u/link".into(), ..gate.clone() };
-        assert!(signals.write(&linked, status(Phase::Ready), &alive).await.is_err());
+        let linked = GatePlace {
+            volume: "pods/u/link".into(),
+            ..gate.clone()
+        };
+        assert!(
+            signals
+                .write(&linked, status(Phase::Ready), &alive)
+                .await
+                .is_err()
+        );
         // So is a way out.
-        let up = GatePlace { volume: "pods/../../outside".into(), ..gate };
-        assert!(signals.write(&up, status(Phase::Ready), &alive).await.is_err());
+        let up = GatePlace {
+            volume: "pods/../../outside".into(),
+            ..gate
+        };
+        assert!(
+            signals
+                .write(&up, status(Phase::Ready), &alive)
+                .await
+                .is_err()
+        );
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
     }
 }

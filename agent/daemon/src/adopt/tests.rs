@@ -50,7 +50,11 @@ impl Recorder {
                 pause().await;
             }
         });
-        assert!(waited.await.is_ok(), "{times} × {call:?} in {:?}", self.calls());
+        assert!(
+            waited.await.is_ok(),
+            "{times} × {call:?} in {:?}",
+            self.calls()
+        );
     }
 }
 
@@ -74,7 +78,11 @@ impl Flow for Recorder {
     }
 
     fn unsupported(&self, volume: &Volume, path: &Path, reason: String, _: String) {
-        self.call(format!("unsupported {}/{} {reason}", volume.name, path.display()));
+        self.call(format!(
+            "unsupported {}/{} {reason}",
+            volume.name,
+            path.display()
+        ));
     }
 
     fn touch(&self, _: &str, volume: &str, path: &Path) {
@@ -133,7 +141,14 @@ impl Stage {
         let stop = CancellationToken::new();
         let adoption = Adoption::new(flow.clone(), Arc::new(context), claims.clone());
         let task = tokio::spawn(adoption.run(queue, stop.clone()));
-        Self { dir, flow, claims, events, stop, task }
+        Self {
+            dir,
+            flow,
+            claims,
+            events,
+            stop,
+            task,
+        }
     }
 
     async fn send(&self, event: Event) {
@@ -141,7 +156,10 @@ impl Stage {
     }
 
     fn volume_dir(&self, name: &str) -> PathBuf {
-        self.dir.path().join("pods/u/volumes/kubernetes.io~empty-dir").join(name)
+        self.dir
+            .path()
+            .join("pods/u/volumes/kubernetes.io~empty-dir")
+            .join(name)
     }
 
     /// A pod whose gate and data volumes exist.
@@ -172,7 +190,9 @@ impl Stage {
                 }
             }
         });
-        waited.await.unwrap_or_else(|_| panic!("{phase:?} never came; {:?}", self.status()))
+        waited
+            .await
+            .unwrap_or_else(|_| panic!("{phase:?} never came; {:?}", self.status()))
     }
 
     async fn end(self) {
@@ -192,7 +212,11 @@ fn pod() -> PodRef {
         namespace: "media".to_owned(),
         app: "surmai".to_owned(),
         node: None,
-        volumes: vec![EmptyDir { name: "data".to_owned(), medium: Found_::Disk, size_limit: None }],
+        volumes: vec![EmptyDir {
+            name: "data".to_owned(),
+            medium: Found_::Disk,
+            size_limit: None,
+        }],
         policy: Policy::default(),
         phase: PodPhase::Pending,
         gate: Some("sqlrep-gate".to_owned()),
@@ -226,19 +250,38 @@ async fn a_pod_is_restored_then_scanned_then_its_gate_opens() {
     stage.flow.prepares.lock().unwrap().push_back(waiting);
     stage.pod(|_| {}).await;
     let status = stage.until_phase(Phase::WaitingHandover).await;
-    assert!(status.message.contains("pod old on node far"), "{}", status.message);
-    assert_eq!(stage.flow.count("watch u"), 0, "scanned before it was restored");
+    assert!(
+        status.message.contains("pod old on node far"),
+        "{}",
+        status.message
+    );
+    assert_eq!(
+        stage.flow.count("watch u"),
+        0,
+        "scanned before it was restored"
+    );
     stage.until_phase(Phase::Ready).await;
     let calls = stage.flow.calls();
-    assert_eq!(calls, ["register u", "prepare data", "prepare data", "watch u"]);
+    assert_eq!(
+        calls,
+        ["register u", "prepare data", "prepare data", "watch u"]
+    );
     stage.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_only_a_person_can_mend_shuts_the_gate_and_is_tried_again() {
     let stage = Stage::new();
-    let missing = || PrepareError::NoReplica { volume: "data".to_owned(), dir: "/r".into() };
-    stage.flow.prepares.lock().unwrap().extend([missing(), missing()]);
+    let missing = || PrepareError::NoReplica {
+        volume: "data".to_owned(),
+        dir: "/r".into(),
+    };
+    stage
+        .flow
+        .prepares
+        .lock()
+        .unwrap()
+        .extend([missing(), missing()]);
     stage.pod(|_| {}).await;
     stage.until_phase(Phase::Failed).await;
     stage.until_phase(Phase::Ready).await;
@@ -258,9 +301,17 @@ async fn an_annotation_that_leaves_the_replica_uncertain_keeps_the_gate_shut() {
     let status = stage.until_phase(Phase::Failed).await;
     assert!(status.message.contains("sqlrep.io/restore") && status.message.contains("nevr"));
     tokio::time::sleep(WAIT).await;
-    assert_eq!(stage.flow.count("prepare data") + stage.flow.count("watch u"), 0);
+    assert_eq!(
+        stage.flow.count("prepare data") + stage.flow.count("watch u"),
+        0
+    );
     // Corrected, it goes on.
-    stage.send(Event::PodChanged(PodRef { wrong: Vec::new(), ..pod })).await;
+    stage
+        .send(Event::PodChanged(PodRef {
+            wrong: Vec::new(),
+            ..pod
+        }))
+        .await;
     stage.until_phase(Phase::Ready).await;
     stage.end().await;
 }
@@ -290,7 +341,12 @@ async fn an_inode_is_claimed_before_adoption_and_freed_when_the_pod_has_let_go()
     stage.send(found(Kind::Wal, 7)).await;
     stage.flow.until("touch data/x.db", 1).await;
     let hold = Arc::clone(&stage.flow.releases).lock_owned().await;
-    stage.send(Event::VolumeGone { pod: uid(), volume: "data".to_owned() }).await;
+    stage
+        .send(Event::VolumeGone {
+            pod: uid(),
+            volume: "data".to_owned(),
+        })
+        .await;
     stage.flow.until("release u", 1).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(claimed(&stage, 7), "freed while descriptors are open");
@@ -322,13 +378,19 @@ async fn a_terminating_pod_is_followed_until_its_volume_is_gone() {
 #[tokio::test(start_paused = true)]
 async fn a_memory_volume_is_let_go_of_when_nothing_moves_and_no_earlier() {
     let stage = Stage::new();
-    stage.pod(|pod| pod.volumes[0].medium = Found_::Memory).await;
+    stage
+        .pod(|pod| pod.volumes[0].medium = Found_::Memory)
+        .await;
     stage.send(found(Kind::Wal, 7)).await;
     stage.send(Event::PodTerminating(uid())).await;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_secs(3)).await;
         stage
-            .send(Event::Touched { pod: uid(), volume: "data".to_owned(), path: "x.db".into() })
+            .send(Event::Touched {
+                pod: uid(),
+                volume: "data".to_owned(),
+                path: "x.db".into(),
+            })
             .await;
     }
     assert_eq!(stage.flow.count("release u"), 0);
@@ -337,7 +399,11 @@ async fn a_memory_volume_is_let_go_of_when_nothing_moves_and_no_earlier() {
     // It was not the end after all: the app writes again.
     std::fs::write(stage.volume_dir("data").join("x.db"), "").unwrap();
     std::fs::write(stage.volume_dir("data").join("x.db-wal"), "").unwrap();
-    let touched = || Event::Touched { pod: uid(), volume: "data".to_owned(), path: "x.db".into() };
+    let touched = || Event::Touched {
+        pod: uid(),
+        volume: "data".to_owned(),
+        path: "x.db".into(),
+    };
     stage.send(touched()).await;
     stage.flow.until("adopt data/x.db", 2).await;
     stage.end().await;
@@ -348,13 +414,21 @@ async fn rollback_databases_are_shown_as_unsupported_unless_conversion_is_asked_
     let stage = Stage::new();
     let pod = stage.pod(|_| {}).await;
     stage.send(found(Kind::Rollback, 7)).await;
-    stage.flow.until("unsupported data/x.db journal_mode=delete", 1).await;
+    stage
+        .flow
+        .until("unsupported data/x.db journal_mode=delete", 1)
+        .await;
     assert!(!claimed(&stage, 7));
     // The app switches to WAL a moment later.
     stage.send(found(Kind::Wal, 7)).await;
     stage.flow.until("adopt data/x.db", 1).await;
-    let policy = Policy { journal: Journal::Wal, ..Policy::default() };
-    stage.send(Event::PodChanged(PodRef { policy, ..pod })).await;
+    let policy = Policy {
+        journal: Journal::Wal,
+        ..Policy::default()
+    };
+    stage
+        .send(Event::PodChanged(PodRef { policy, ..pod }))
+        .await;
     stage.send(found(Kind::Rollback, 8)).await;
     stage.flow.until("adopt data/x.db", 2).await;
     stage.end().await;
@@ -396,8 +470,16 @@ async fn a_terminating_pod_gets_no_new_files_from_us() {
     stage.flow.until("watch u", 1).await;
     stage.send(found(Kind::Wal, 7)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(stage.flow.count("adopt data/x.db"), 0, "its -wal and -shm are not there");
-    assert_eq!(stage.status(), None, "a status file was made in a volume that goes away");
+    assert_eq!(
+        stage.flow.count("adopt data/x.db"),
+        0,
+        "its -wal and -shm are not there"
+    );
+    assert_eq!(
+        stage.status(),
+        None,
+        "a status file was made in a volume that goes away"
+    );
     std::fs::write(stage.volume_dir("data").join("x.db-wal"), "").unwrap();
     stage.send(found(Kind::Wal, 7)).await;
     stage.flow.until("adopt data/x.db", 1).await;

@@ -29,7 +29,9 @@ pub(crate) fn volume(
         },
         settings: Settings {
             sync_interval: policy.sync_interval.unwrap_or(defaults.sync_interval),
-            snapshot_interval: policy.snapshot_interval.unwrap_or(defaults.snapshot_interval),
+            snapshot_interval: policy
+                .snapshot_interval
+                .unwrap_or(defaults.snapshot_interval),
             retention: policy.retention.unwrap_or(defaults.retention),
         },
         restore: match policy.restore {

@@ -38,7 +38,11 @@ fn config(dir: &TempDir) -> Config {
 
 /// A port that was free a moment ago.
 async fn free_port() -> std::net::SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
@@ -61,15 +65,21 @@ async fn until_code(address: std::net::SocketAddr, path: &str, code: u16) -> Str
             }
         }
     });
-    waited.await.unwrap_or_else(|_| panic!("{path} never answered {code}"))
+    waited
+        .await
+        .unwrap_or_else(|_| panic!("{path} never answered {code}"))
 }
 
 #[tokio::test]
 async fn what_the_agent_cannot_do_without_stops_it_with_the_name_of_the_flag() {
     type Change = fn(&mut Config, PathBuf);
     let cases: [(&str, Change); 5] = [
-        ("--pods", |config, path| config.pods = PodsSource::Dir(path.join("none"))),
-        ("--kubelet-root", |config, path| config.kubelet_root = path.join("none")),
+        ("--pods", |config, path| {
+            config.pods = PodsSource::Dir(path.join("none"))
+        }),
+        ("--kubelet-root", |config, path| {
+            config.kubelet_root = path.join("none")
+        }),
         ("--listen", |config, path| {
             std::fs::write(path.join("file"), "").unwrap();
             config.listen = vec![Listen::Unix(path.join("file"))];
@@ -101,11 +111,17 @@ async fn a_state_directory_belongs_to_one_agent() {
     let first = App::start(config(&dir)).await.unwrap();
     let mut second = config(&dir);
     second.listen = vec![Listen::Unix(dir.path().join("other.sock"))];
-    let error = format!("{:#}", App::start(second).await.expect_err("the lock is held"));
+    let error = format!(
+        "{:#}",
+        App::start(second).await.expect_err("the lock is held")
+    );
     assert!(error.contains("--state-dir"), "{error}");
     assert!(error.contains(&std::process::id().to_string()), "{error}");
     shutdown::end(first).await;
-    assert!(!dir.path().join("agent.sock").exists(), "the socket stays behind");
+    assert!(
+        !dir.path().join("agent.sock").exists(),
+        "the socket stays behind"
+    );
 }
 
 #[tokio::test]
@@ -119,10 +135,20 @@ async fn a_root_that_is_missing_is_waited_for_and_the_agent_lives() {
     assert_eq!(get(address, "/healthz").await.0, 200);
     let missing = until_code(address, "/readyz", 503).await;
     assert!(missing.contains("not"), "{missing}");
-    assert!(get(address, "/metrics").await.1.contains("sqlrep_replica_root_usable 0"));
+    assert!(
+        get(address, "/metrics")
+            .await
+            .1
+            .contains("sqlrep_replica_root_usable 0")
+    );
     std::fs::create_dir(dir.path().join("share")).unwrap();
     until_code(address, "/readyz", 200).await;
-    assert!(get(address, "/metrics").await.1.contains("sqlrep_replica_root_usable 1"));
+    assert!(
+        get(address, "/metrics")
+            .await
+            .1
+            .contains("sqlrep_replica_root_usable 1")
+    );
     assert_eq!(get(address, "/else").await.0, 404);
     shutdown::end(app).await;
 }

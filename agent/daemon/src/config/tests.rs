@@ -86,7 +86,10 @@ fn good_values_are_taken() {
 #[test]
 fn open_addresses_need_tls_and_get_it() {
     let refused = with(&["--listen", "0.0.0.0:7077"]).unwrap_err();
-    assert!(refused.contains("--listen") && refused.contains("--client-ca"), "{refused}");
+    assert!(
+        refused.contains("--listen") && refused.contains("--client-ca"),
+        "{refused}"
+    );
     let tls = ["--tls-cert", "c", "--tls-key", "k", "--client-ca", "a"];
     let config = with(&[&["--listen", "10.0.0.1:7077"], &tls[..]].concat()).unwrap();
     assert_eq!(config.tls.unwrap().client_ca, PathBuf::from("a"));
@@ -110,7 +113,11 @@ fn bad_values_name_the_flag_and_what_to_write_instead() {
         (&["--listen", "localhost"], "--listen", "127.0.0.1:7077"),
         (&["--listen", &long], "--listen", "shorter"),
         (&["--listen", "unix:"], "--listen", ""),
-        (&["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"], "--listen", "twice"),
+        (
+            &["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"],
+            "--listen",
+            "twice",
+        ),
         (&["--metrics", "9090"], "--metrics", "IP:PORT"),
         (&["--sync-interval", "1"], "--sync-interval", "1s"),
         (&["--sync-interval", "0s"], "--sync-interval", "10ms"),
@@ -118,15 +125,27 @@ fn bad_values_name_the_flag_and_what_to_write_instead() {
         (&["--retention", "0s"], "--retention", "1s"),
         (&["--l0-retention", "8d"], "--l0-retention", "--retention"),
         (&["--spool-limit", "10GB"], "--spool-limit", "256Mi"),
-        (&["--spool-limit", "99999999Ti"], "--spool-limit", "16 exabytes"),
+        (
+            &["--spool-limit", "99999999Ti"],
+            "--spool-limit",
+            "16 exabytes",
+        ),
         (&["--spool-limit", "1Mi"], "--spool-limit", "16Mi"),
         (&["--wal-limit=-1"], "--wal-limit", ""),
         (&["--wal-limit", "1Ki"], "--wal-limit", "4Mi"),
         (&["--drain-timeout", "0s"], "--drain-timeout", "1h"),
         (&["--replica-uid", "1"], "--replica-gid", "both"),
         (&["--replica-gid", "1"], "--replica-uid", "both"),
-        (&["--state-dir", "/replicas/state"], "--state-dir", "node's own disk"),
-        (&["--replica-root", "/var/lib/sqlrep"], "--state-dir", "node's own disk"),
+        (
+            &["--state-dir", "/replicas/state"],
+            "--state-dir",
+            "node's own disk",
+        ),
+        (
+            &["--replica-root", "/var/lib/sqlrep"],
+            "--state-dir",
+            "node's own disk",
+        ),
         (&["--log-format", "xml"], "--log-format", "json"),
         (&["--no-such"], "--no-such", ""),
     ];
@@ -152,7 +171,10 @@ fn every_flag_of_run_has_its_variable_and_its_heading() {
     let mut flags = 0;
     for arg in run.get_arguments().filter(|arg| arg.get_id() != "help") {
         let name = arg.get_long().unwrap().to_uppercase().replace('-', "_");
-        assert_eq!(arg.get_env().unwrap().to_str().unwrap(), format!("SQLREP_{name}"));
+        assert_eq!(
+            arg.get_env().unwrap().to_str().unwrap(),
+            format!("SQLREP_{name}")
+        );
         assert!(arg.get_help_heading().is_some(), "{name}");
         flags += 1;
     }
@@ -162,10 +184,24 @@ fn every_flag_of_run_has_its_variable_and_its_heading() {
 #[test]
 fn sizes_and_durations_are_read_and_written() {
     use crate::units::{parse_duration, parse_size};
-    for (text, bytes) in [("0", 0), ("512", 512), ("1Ki", 1024), ("10Gi", 10 << 30), ("3M", 3_000_000)] {
+    for (text, bytes) in [
+        ("0", 0),
+        ("512", 512),
+        ("1Ki", 1024),
+        ("10Gi", 10 << 30),
+        ("3M", 3_000_000),
+    ] {
         assert_eq!(parse_size(text), Ok(bytes), "{text}");
     }
-    for text in ["", "Gi", "1.5Gi", "1 Gi", "1gi", "１Gi", "18446744073709551616"] {
+    for text in [
+        "",
+        "Gi",
+        "1.5Gi",
+        "1 Gi",
+        "1gi",
+        "１Gi",
+        "18446744073709551616",
+    ] {
         assert!(parse_size(text).is_err(), "{text}");
     }
     assert_eq!(format_size(10 << 30), "10Gi");

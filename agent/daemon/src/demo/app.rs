@@ -37,7 +37,10 @@ impl FromStr for Count {
             .trim()
             .split_once(' ')
             .ok_or_else(|| anyhow::anyhow!("the app printed {text:?} instead of its rows"))?;
-        Ok(Self { rows: rows.parse()?, digest: digest.to_owned() })
+        Ok(Self {
+            rows: rows.parse()?,
+            digest: digest.to_owned(),
+        })
     }
 }
 

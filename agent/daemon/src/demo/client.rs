@@ -41,6 +41,9 @@ pub(super) fn name(row: &v1::Database) -> String {
 /// The lag of a row, for people.
 pub(super) fn lag(row: &v1::Database) -> String {
     let lag = row.lag.unwrap_or_default();
-    let millis = lag.seconds.saturating_mul(1000).saturating_add(i64::from(lag.nanos) / 1_000_000);
+    let millis = lag
+        .seconds
+        .saturating_mul(1000)
+        .saturating_add(i64::from(lag.nanos) / 1_000_000);
     format!("{millis} ms")
 }

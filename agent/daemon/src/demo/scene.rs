@@ -46,7 +46,12 @@ impl Process {
                 command.env_remove(name);
             }
         }
-        Ok(Self(command.stdin(Stdio::piped()).spawn().context("cannot start a process")?))
+        Ok(Self(
+            command
+                .stdin(Stdio::piped())
+                .spawn()
+                .context("cannot start a process")?,
+        ))
     }
 
     /// Tells it to end, by closing its standard input.
@@ -77,7 +82,9 @@ impl Drop for Process {
 
 /// This program.
 fn myself() -> anyhow::Result<Command> {
-    Ok(Command::new(std::env::current_exe().context("cannot find this program")?))
+    Ok(Command::new(
+        std::env::current_exe().context("cannot find this program")?,
+    ))
 }
 
 /// The temporary directory and everything in it.
@@ -97,7 +104,11 @@ impl World {
             .mode(0o700)
             .create(&dir)
             .with_context(|| format!("cannot make {}; choose another --dir", dir.display()))?;
-        let world = Self { dir, verbose, agents: RefCell::default() };
+        let world = Self {
+            dir,
+            verbose,
+            agents: RefCell::default(),
+        };
         fs::create_dir(world.nas())?;
         Ok(world)
     }
@@ -112,12 +123,20 @@ impl World {
 
     /// The directory of the app's replica.
     pub(super) fn replica(&self) -> PathBuf {
-        self.nas().join(NAMESPACE).join(APP).join(VOLUME).join(DATABASE)
+        self.nas()
+            .join(NAMESPACE)
+            .join(APP)
+            .join(VOLUME)
+            .join(DATABASE)
     }
 
     /// A node with an agent that answers.
     pub(super) async fn node(&self, name: &str) -> anyhow::Result<Node> {
-        let node = Node { name: name.to_owned(), dir: self.dir.join(name), world: self.dir.clone() };
+        let node = Node {
+            name: name.to_owned(),
+            dir: self.dir.join(name),
+            world: self.dir.clone(),
+        };
         fs::create_dir_all(node.dir.join("kubelet/pods"))?;
         fs::create_dir_all(node.dir.join("manifests"))?;
         let log = File::create(node.dir.join("agent.log"))?;
@@ -150,9 +169,11 @@ impl World {
         self.agents.borrow_mut().push(Process::start(command)?);
         let until = Instant::now() + PATIENCE;
         while client::connect(&node.socket()).await.is_err() {
-            let ended = self.agents.borrow_mut().last_mut().is_some_and(|agent| {
-                matches!(agent.0.try_wait(), Ok(Some(_)))
-            });
+            let ended = self
+                .agents
+                .borrow_mut()
+                .last_mut()
+                .is_some_and(|agent| matches!(agent.0.try_wait(), Ok(Some(_))));
             if ended || Instant::now() >= until {
                 bail!("the agent of {name} does not answer");
             }
@@ -165,10 +186,16 @@ impl World {
     pub(super) fn last_words(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for name in ["node-a", "node-b"] {
-            let Ok(log) = fs::read_to_string(self.dir.join(name).join("agent.log")) else { continue };
+            let Ok(log) = fs::read_to_string(self.dir.join(name).join("agent.log")) else {
+                continue;
+            };
             lines.push(format!("--- the agent of {name} said last:"));
             let all: Vec<_> = log.lines().collect();
-            lines.extend(all.iter().skip(all.len().saturating_sub(LAST_WORDS)).map(|line| (*line).to_owned()));
+            lines.extend(
+                all.iter()
+                    .skip(all.len().saturating_sub(LAST_WORDS))
+                    .map(|line| (*line).to_owned()),
+            );
         }
         lines
     }
@@ -209,7 +236,9 @@ impl Node {
 
     /// Where the volumes of its pods are.
     pub(super) fn shown_volumes(&self) -> PathBuf {
-        self.dir.join("kubelet/pods/<uid>/volumes/kubernetes.io~empty-dir").join(VOLUME)
+        self.dir
+            .join("kubelet/pods/<uid>/volumes/kubernetes.io~empty-dir")
+            .join(VOLUME)
     }
 
     /// What the kubelet does for a new pod: its volumes, empty; and the pod becomes known.
@@ -240,17 +269,24 @@ impl Node {
         loop {
             let rows = client::list(&self.socket()).await?;
             let seen = rows.iter().map(|row| {
-                format!("{} {} {}", client::name(row), row.state().as_str_name(), row.reason)
+                format!(
+                    "{} {} {}",
+                    client::name(row),
+                    row.state().as_str_name(),
+                    row.reason
+                )
             });
             let seen: Vec<_> = seen.collect();
-            let ready = |row: &&v1::Database| {
-                Some(row.state()) == wanted && row.shipped_txid.is_some()
-            };
+            let ready =
+                |row: &&v1::Database| Some(row.state()) == wanted && row.shipped_txid.is_some();
             if let Some(row) = rows.iter().find(ready) {
                 return Ok(row.clone());
             }
             if Instant::now() >= until {
-                bail!("the agent of {} never had the database {state}; it has {seen:?}", self.name);
+                bail!(
+                    "the agent of {} never had the database {state}; it has {seen:?}",
+                    self.name
+                );
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -258,7 +294,13 @@ impl Node {
 
     /// Waits until the replica says that its owner let go; the manifest, for people.
     pub(super) async fn wait_for_release(&self) -> anyhow::Result<String> {
-        let replica = self.world.join("nas").join(NAMESPACE).join(APP).join(VOLUME).join(DATABASE);
+        let replica = self
+            .world
+            .join("nas")
+            .join(NAMESPACE)
+            .join(APP)
+            .join(VOLUME)
+            .join(DATABASE);
         let path = replica.join(".sqlrep/manifest.json");
         let until = Instant::now() + PATIENCE;
         loop {
@@ -306,7 +348,9 @@ impl Pod {
 
     /// Waits as the init container does; what it was told, for people.
     pub(super) async fn wait_for_gate(&self) -> anyhow::Result<String> {
-        let path = self.volume("sqlrep-gate").join(crate::gate::status::FILE_NAME);
+        let path = self
+            .volume("sqlrep-gate")
+            .join(crate::gate::status::FILE_NAME);
         let until = Instant::now() + PATIENCE;
         loop {
             let status = fs::read(&path).ok();
@@ -344,7 +388,11 @@ impl Pod {
 
     fn app_command(&self) -> anyhow::Result<Command> {
         let mut command = myself()?;
-        command.arg("demo-app").arg("--db").arg(self.db()).stdout(Stdio::piped());
+        command
+            .arg("demo-app")
+            .arg("--db")
+            .arg(self.db())
+            .stdout(Stdio::piped());
         Ok(command)
     }
 

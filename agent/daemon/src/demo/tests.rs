@@ -8,7 +8,13 @@ use super::shorten;
 #[test]
 fn the_count_of_rows_is_read_as_it_is_printed() {
     let count: Count = "250 0123456789abcdef\n".parse().unwrap();
-    assert_eq!(count, Count { rows: 250, digest: "0123456789abcdef".to_owned() });
+    assert_eq!(
+        count,
+        Count {
+            rows: 250,
+            digest: "0123456789abcdef".to_owned()
+        }
+    );
     for text in ["", "250", "x 1"] {
         assert!(text.parse::<Count>().is_err(), "{text:?}");
     }
@@ -16,6 +22,9 @@ fn the_count_of_rows_is_read_as_it_is_printed() {
 
 #[test]
 fn paths_are_shown_relative_to_the_stage() {
-    assert_eq!(shorten(Path::new("/tmp/demo/nas/x"), Path::new("/tmp/demo")), "nas/x");
+    assert_eq!(
+        shorten(Path::new("/tmp/demo/nas/x"), Path::new("/tmp/demo")),
+        "nas/x"
+    );
     assert_eq!(shorten(Path::new("/else"), Path::new("/tmp/demo")), "/else");
 }

@@ -88,7 +88,10 @@ pub(crate) fn read(bytes: &[u8], pod_uid: &str, boot_id: &str) -> Reading {
         Err(error) => return Reading::NotOurs(format!("status file is not readable: {error}")),
     };
     if status.v != VERSION {
-        let reason = format!("status file has version {}, this gate reads {VERSION}", status.v);
+        let reason = format!(
+            "status file has version {}, this gate reads {VERSION}",
+            status.v
+        );
         return Reading::NotOurs(reason);
     }
     if status.pod_uid != pod_uid {

@@ -36,9 +36,18 @@ fn args(dir: &Path) -> GateArgs {
 fn only_our_pod_in_this_boot_is_believed() {
     let ready = status(Phase::Ready);
     assert_eq!(read(&json(&ready), POD, BOOT), Reading::Ours(ready.clone()));
-    let forged = Status { pod_uid: "other".to_owned(), ..ready.clone() };
-    let old = Status { boot_id: "boot-0".to_owned(), ..ready.clone() };
-    let newer = Status { v: 2, ..ready.clone() };
+    let forged = Status {
+        pod_uid: "other".to_owned(),
+        ..ready.clone()
+    };
+    let old = Status {
+        boot_id: "boot-0".to_owned(),
+        ..ready.clone()
+    };
+    let newer = Status {
+        v: 2,
+        ..ready.clone()
+    };
     let whole = json(&ready);
     let cases: Vec<(Vec<u8>, &str)> = vec![
         (json(&forged), "another pod"),
@@ -60,7 +69,12 @@ fn only_our_pod_in_this_boot_is_believed() {
 
 #[test]
 fn phases_are_spelled_as_agreed() {
-    for phase in [Phase::WaitingHandover, Phase::Restoring, Phase::Ready, Phase::Failed] {
+    for phase in [
+        Phase::WaitingHandover,
+        Phase::Restoring,
+        Phase::Ready,
+        Phase::Failed,
+    ] {
         let text = serde_json::to_string(&phase).unwrap();
         assert_eq!(text, format!("\"{}\"", phase.as_str()));
     }
@@ -79,7 +93,10 @@ async fn the_wait_ends_with_ready_and_tells_each_change_once() {
         std::fs::write(&file, json(&status(Phase::Restoring))).unwrap();
         pause().await;
         let mut ready = status(Phase::Ready);
-        ready.databases = vec![RestoredDatabase { replica: "n/a/v/x.db".to_owned(), txid: 9 }];
+        ready.databases = vec![RestoredDatabase {
+            replica: "n/a/v/x.db".to_owned(),
+            txid: 9,
+        }];
         std::fs::write(&file, json(&ready)).unwrap();
     });
     let mut out = Vec::new();
@@ -98,14 +115,19 @@ async fn a_failure_ends_the_wait_with_its_message() {
     let mut failed = status(Phase::Failed);
     failed.message = "no replica".to_owned();
     std::fs::write(dir.path().join(status::FILE_NAME), json(&failed)).unwrap();
-    let outcome = wait(&args(dir.path()), BOOT, &mut Vec::new()).await.unwrap();
+    let outcome = wait(&args(dir.path()), BOOT, &mut Vec::new())
+        .await
+        .unwrap();
     assert_eq!(outcome, Outcome::Failed("no replica".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn silence_is_told_after_fifteen_seconds_and_a_stale_ready_does_not_open() {
     let dir = tempfile::tempdir().unwrap();
-    let stale = Status { boot_id: "boot-0".to_owned(), ..status(Phase::Ready) };
+    let stale = Status {
+        boot_id: "boot-0".to_owned(),
+        ..status(Phase::Ready)
+    };
     std::fs::write(dir.path().join(status::FILE_NAME), json(&stale)).unwrap();
     let mut out = Vec::new();
     let args = args(dir.path());
@@ -114,7 +136,11 @@ async fn silence_is_told_after_fifteen_seconds_and_a_stale_ready_does_not_open()
     assert!(waited.is_err(), "opened after {:?}", start.elapsed());
     let out = String::from_utf8(out).unwrap();
     assert!(out.contains("from before the node was restarted"), "{out}");
-    assert_eq!(out.matches("no sqlrep agent has claimed this pod on node node-7").count(), 1);
+    assert_eq!(
+        out.matches("no sqlrep agent has claimed this pod on node node-7")
+            .count(),
+        1
+    );
 }
 
 #[test]

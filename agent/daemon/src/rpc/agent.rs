@@ -26,10 +26,19 @@ impl Service {
         let root = fleet.root();
         let full = fleet.pending_bytes() >= config.spool_bytes_max;
         vec![
-            check("replica-root", root.problem, "mount the share, or correct --replica-root"),
+            check(
+                "replica-root",
+                root.problem,
+                "mount the share, or correct --replica-root",
+            ),
             check(
                 "spool",
-                full.then(|| format!("{} waits for the replica", format_size(fleet.pending_bytes()))),
+                full.then(|| {
+                    format!(
+                        "{} waits for the replica",
+                        format_size(fleet.pending_bytes())
+                    )
+                }),
                 "bring the NAS back, or raise --spool-limit",
             ),
         ]
@@ -52,7 +61,12 @@ impl Agent for Service {
         &self,
         _: Request<v1::InfoRequest>,
     ) -> Result<Response<v1::InfoResponse>, Status> {
-        let Node { fleet, config, started, .. } = &self.node;
+        let Node {
+            fleet,
+            config,
+            started,
+            ..
+        } = &self.node;
         Ok(Response::new(v1::InfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             sqlite_version: String::new(),
@@ -86,18 +100,30 @@ fn flags(config: &Config) -> HashMap<String, String> {
         ("pods", pods(config)),
         ("kubelet-root", config.kubelet_root.display().to_string()),
         ("replica-root", config.replica_root.display().to_string()),
-        ("replica-uid", optional(config.replica_owner.map(|(uid, _)| uid.to_string()))),
-        ("replica-gid", optional(config.replica_owner.map(|(_, gid)| gid.to_string()))),
+        (
+            "replica-uid",
+            optional(config.replica_owner.map(|(uid, _)| uid.to_string())),
+        ),
+        (
+            "replica-gid",
+            optional(config.replica_owner.map(|(_, gid)| gid.to_string())),
+        ),
         ("state-dir", config.state_dir.display().to_string()),
         ("sync-interval", format_duration(config.sync_interval)),
         ("l0-retention", format_duration(config.l0_retention)),
-        ("snapshot-interval", format_duration(config.snapshot_interval)),
+        (
+            "snapshot-interval",
+            format_duration(config.snapshot_interval),
+        ),
         ("retention", format_duration(config.retention)),
         ("spool-limit", format_size(config.spool_bytes_max)),
         ("wal-limit", format_size(config.wal_bytes_max)),
         ("drain-timeout", format_duration(config.drain_timeout)),
         ("listen", listen.join(",")),
-        ("metrics", optional(config.metrics.map(|address| address.to_string()))),
+        (
+            "metrics",
+            optional(config.metrics.map(|address| address.to_string())),
+        ),
     ]
     .into_iter()
     .filter(|(_, value)| !value.is_empty())

@@ -26,11 +26,17 @@ pub(super) fn id(id: &DbId) -> v1::DatabaseId {
 pub(super) fn named(id: Option<v1::DatabaseId>) -> Result<DbId, Status> {
     let id = id.ok_or_else(|| Status::invalid_argument("the request names no database"))?;
     let parts = [&id.namespace, &id.app, &id.volume];
-    if let Some(part) = parts.iter().find(|part| part.is_empty() || part.contains('/')) {
-        return Err(Status::invalid_argument(format!("`{part}` is no part of a database's name")));
+    if let Some(part) = parts
+        .iter()
+        .find(|part| part.is_empty() || part.contains('/'))
+    {
+        return Err(Status::invalid_argument(format!(
+            "`{part}` is no part of a database's name"
+        )));
     }
     let text = format!("{}/{}/{}/{}", id.namespace, id.app, id.volume, id.path);
-    text.parse().map_err(|error| Status::invalid_argument(format!("database {text:?}: {error}")))
+    text.parse()
+        .map_err(|error| Status::invalid_argument(format!("database {text:?}: {error}")))
 }
 
 /// The identities that a request names: at least one.
@@ -56,7 +62,10 @@ pub(super) fn point(point: Option<v1::Point>) -> Result<Point, Status> {
             .ok_or_else(|| Status::invalid_argument("TXIDs begin at 1")),
         Some(v1::point::At::Before(time)) => {
             let millis = i64::from(time.nanos).div_euclid(1_000_000);
-            let millis = time.seconds.checked_mul(1000).and_then(|from| from.checked_add(millis));
+            let millis = time
+                .seconds
+                .checked_mul(1000)
+                .and_then(|from| from.checked_add(millis));
             millis
                 .map(|millis| Point::Before(Timestamp::from_millis(millis)))
                 .ok_or_else(|| Status::invalid_argument("the time is out of range"))
@@ -131,14 +140,14 @@ fn standing(
 ) -> (State, String, String) {
     let flows = match row.state {
         State::Found | State::Restoring | State::Snapshotting | State::Following => true,
-        State::Draining
-        | State::Gone
-        | State::Stalled
-        | State::Fenced
-        | State::Unsupported => false,
+        State::Draining | State::Gone | State::Stalled | State::Fenced | State::Unsupported => {
+            false
+        }
     };
-    let (mut reason, mut hint) =
-        (row.reason.clone().unwrap_or_default(), row.hint.clone().unwrap_or_default());
+    let (mut reason, mut hint) = (
+        row.reason.clone().unwrap_or_default(),
+        row.hint.clone().unwrap_or_default(),
+    );
     match &root.problem {
         Some(problem) if flows => {
             let advice = "mount the share, or point --replica-root at the right directory";

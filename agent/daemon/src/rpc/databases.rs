@@ -35,7 +35,11 @@ impl Service {
 /// The rows of a namespace (empty: all), as they are now.
 fn rows(node: &Node, namespace: &str) -> Vec<v1::Database> {
     let root = node.fleet.root();
-    let around = Around { node: &node.config.node_name, root: &root, now: SystemTime::now() };
+    let around = Around {
+        node: &node.config.node_name,
+        root: &root,
+        now: SystemTime::now(),
+    };
     let wanted = |id: &DbId| namespace.is_empty() || id.namespace() == namespace;
     let rows = node.fleet.list().into_iter().filter(|row| wanted(&row.id));
     rows.map(|row| {
@@ -46,10 +50,7 @@ fn rows(node: &Node, namespace: &str) -> Vec<v1::Database> {
 }
 
 /// Works on several databases, [`AT_ONCE`] at a time. The work sends what it has to say itself.
-async fn for_each<F>(
-    ids: Vec<DbId>,
-    mut work: impl FnMut(DbId) -> F,
-) -> Result<(), Broken>
+async fn for_each<F>(ids: Vec<DbId>, mut work: impl FnMut(DbId) -> F) -> Result<(), Broken>
 where
     F: Future<Output = Result<(), Left>> + Send + 'static,
 {
@@ -73,7 +74,11 @@ async fn sync(fleet: Fleet, id: DbId, sink: Sink<v1::SyncResponse>) -> Result<()
         Ok(txid) => v1::sync_response::Step::Done(v1::Shipped { txid: txid.get() }),
         Err(error) => v1::sync_response::Step::Failed(status::failure(&error)),
     };
-    sink.send(v1::SyncResponse { database: Some(convert::id(&id)), step: Some(step) }).await
+    sink.send(v1::SyncResponse {
+        database: Some(convert::id(&id)),
+        step: Some(step),
+    })
+    .await
 }
 
 #[tonic::async_trait]
@@ -92,12 +97,14 @@ impl Databases for Service {
         request: Request<v1::ListRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
         let rows = rows(&self.node, &request.get_ref().namespace);
-        self.node.streams.answer(request.metadata(), |sink| async move {
-            for row in rows {
-                sink.send(row).await?;
-            }
-            Ok(())
-        })
+        self.node
+            .streams
+            .answer(request.metadata(), |sink| async move {
+                for row in rows {
+                    sink.send(row).await?;
+                }
+                Ok(())
+            })
     }
 
     async fn watch(
@@ -106,7 +113,9 @@ impl Databases for Service {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (metadata, _, message) = request.into_parts();
         let node = self.node.clone();
-        self.node.streams.answer(&metadata, |sink| watch::run(node, message.namespace, sink))
+        self.node
+            .streams
+            .answer(&metadata, |sink| watch::run(node, message.namespace, sink))
     }
 
     async fn history(
@@ -116,7 +125,9 @@ impl Databases for Service {
         let (metadata, _, message) = request.into_parts();
         let id = convert::named(message.database)?;
         let fleet = self.node.fleet.clone();
-        self.node.streams.answer(&metadata, |sink| read::history(fleet, id, sink))
+        self.node
+            .streams
+            .answer(&metadata, |sink| read::history(fleet, id, sink))
     }
 
     async fn sync(
@@ -163,7 +174,9 @@ impl Databases for Service {
         let point = convert::point(message.point)?;
         let branch = convert::branch(message.branch);
         let fleet = self.node.fleet.clone();
-        self.node.streams.answer(&metadata, |sink| read::restore(fleet, id, point, branch, sink))
+        self.node.streams.answer(&metadata, |sink| {
+            read::restore(fleet, id, point, branch, sink)
+        })
     }
 
     async fn restore_in_place(

@@ -44,7 +44,18 @@ mod tests {
         assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
         assert_eq!(parse("7u"), Some(Duration::from_micros(7)));
         assert_eq!(parse("7n"), Some(Duration::from_nanos(7)));
-        for text in ["", "S", "1", "-1S", "+1S", "1.5S", "123456789S", "1s", "1é", "é"] {
+        for text in [
+            "",
+            "S",
+            "1",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "123456789S",
+            "1s",
+            "1é",
+            "é",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

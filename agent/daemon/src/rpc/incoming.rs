@@ -60,7 +60,12 @@ impl<L: Accept> Incoming<L> {
     /// Accepts at most `most` connections at once.
     pub(super) fn new(listener: L, most: usize) -> Self {
         let room = PollSemaphore::new(Arc::new(Semaphore::new(most)));
-        Self { listener, room, permit: None, retry: None }
+        Self {
+            listener,
+            room,
+            permit: None,
+            retry: None,
+        }
     }
 }
 
@@ -78,7 +83,10 @@ impl<L: Accept> Stream for Incoming<L> {
             }
             match ready!(self.listener.poll_next(cx)) {
                 Ok(socket) => {
-                    let connection = self.permit.take().map(|room| Connection { socket, _room: room });
+                    let connection = self.permit.take().map(|room| Connection {
+                        socket,
+                        _room: room,
+                    });
                     return Poll::Ready(connection.map(Ok));
                 }
                 Err(error) => {

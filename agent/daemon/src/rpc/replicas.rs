@@ -31,16 +31,18 @@ impl Replicas for Service {
     ) -> Result<Response<Self::ListStream>, Status> {
         let namespace = request.get_ref().namespace.clone();
         let fleet = self.node.fleet.clone();
-        self.node.streams.answer(request.metadata(), |sink| async move {
-            let replicas = fleet.replicas().await.map_err(|error| status::of(&error))?;
-            let live: BTreeSet<_> = fleet.list().into_iter().map(|row| row.id).collect();
-            for replica in replicas {
-                let wanted = namespace.is_empty() || replica.id.namespace() == namespace;
-                if wanted && !live.contains(&replica.id) {
-                    sink.send(convert::replica(replica)).await?;
+        self.node
+            .streams
+            .answer(request.metadata(), |sink| async move {
+                let replicas = fleet.replicas().await.map_err(|error| status::of(&error))?;
+                let live: BTreeSet<_> = fleet.list().into_iter().map(|row| row.id).collect();
+                for replica in replicas {
+                    let wanted = namespace.is_empty() || replica.id.namespace() == namespace;
+                    if wanted && !live.contains(&replica.id) {
+                        sink.send(convert::replica(replica)).await?;
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            })
     }
 }

@@ -29,10 +29,15 @@ pub(super) fn failure(error: &CommandError) -> v1::Failure {
 
 /// A status as the end of one database of a call on several.
 pub(super) fn from_status(status: &Status) -> v1::Failure {
-    v1::Failure { code: i32::from(status.code()), message: status.message().to_owned() }
+    v1::Failure {
+        code: i32::from(status.code()),
+        message: status.message().to_owned(),
+    }
 }
 
 /// What this build cannot do.
 pub(super) fn not_yet(what: &str) -> Status {
-    Status::unimplemented(format!("{what} is not available in this build of the agent yet"))
+    Status::unimplemented(format!(
+        "{what} is not available in this build of the agent yet"
+    ))
 }

@@ -70,7 +70,10 @@ impl From<Left> for Broken {
 impl Streams {
     /// Streams that end when `stop` is cancelled.
     pub(super) fn new(stop: CancellationToken) -> Self {
-        Self { permits: Arc::new(Semaphore::new(STREAMS_MAX)), stop }
+        Self {
+            permits: Arc::new(Semaphore::new(STREAMS_MAX)),
+            stop,
+        }
     }
 
     /// Answers with what `work` sends.

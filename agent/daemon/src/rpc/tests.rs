@@ -80,12 +80,24 @@ impl Served {
         let path = dir.path().join("agent.sock");
         let mut socket = listen::unix("--listen", &path).unwrap();
         let stop = CancellationToken::new();
-        let node = Node::new(fleet.clone(), Arc::new(config), Notes::default(), stop.clone());
+        let node = Node::new(
+            fleet.clone(),
+            Arc::new(config),
+            Notes::default(),
+            stop.clone(),
+        );
         let (services, listener, ended) =
             (Services::new(node), socket.take().unwrap(), stop.clone());
         let task = tokio::spawn(async move { services.serve_unix(listener, ended).await });
         let channel = connect(path).await;
-        Self { dir, fleet, channel, stop, task, _socket: socket }
+        Self {
+            dir,
+            fleet,
+            channel,
+            stop,
+            task,
+            _socket: socket,
+        }
     }
 
     fn databases(&self) -> DatabasesClient<Channel> {
@@ -147,7 +159,11 @@ async fn the_agent_says_who_it_is() {
     assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
     assert_eq!(info.flags["sync-interval"], "1s");
     assert!(!info.replica_root_id.is_empty());
-    assert!(info.health.iter().all(|check| check.ok), "{:?}", info.health);
+    assert!(
+        info.health.iter().all(|check| check.ok),
+        "{:?}",
+        info.health
+    );
 }
 
 #[tokio::test]
@@ -155,16 +171,30 @@ async fn a_database_that_cannot_be_followed_is_listed_with_reason_and_hint() {
     let served = Served::new().await;
     let (reason, hint) = ("journal_mode=delete".to_owned(), "convert it".to_owned());
     let path = std::path::Path::new("x.db");
-    served.fleet.unsupported(&served.volume(), path, reason.clone(), hint.clone());
-    let list = |namespace: &str| v1::ListRequest { namespace: namespace.to_owned() };
-    let rows = served.databases().list(list("media")).await.unwrap().into_inner();
+    served
+        .fleet
+        .unsupported(&served.volume(), path, reason.clone(), hint.clone());
+    let list = |namespace: &str| v1::ListRequest {
+        namespace: namespace.to_owned(),
+    };
+    let rows = served
+        .databases()
+        .list(list("media"))
+        .await
+        .unwrap()
+        .into_inner();
     let rows = all(rows).await.unwrap();
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].id, Some(id("x.db")));
     assert_eq!(rows[0].state(), v1::State::Unsupported);
     assert_eq!((&rows[0].reason, &rows[0].hint), (&reason, &hint));
     assert_eq!(rows[0].node, "node-1");
-    let none = served.databases().list(list("other")).await.unwrap().into_inner();
+    let none = served
+        .databases()
+        .list(list("other"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(all(none).await.unwrap(), []);
 }
 
@@ -172,33 +202,59 @@ async fn a_database_that_cannot_be_followed_is_listed_with_reason_and_hint() {
 async fn errors_carry_the_code_of_their_exit_code() {
     let served = Served::new().await;
     let mut client = served.databases();
-    let history = v1::HistoryRequest { database: Some(id("none.db")) };
+    let history = v1::HistoryRequest {
+        database: Some(id("none.db")),
+    };
     let history = client.history(history).await.unwrap().into_inner();
     assert_eq!(all(history).await.unwrap_err().code(), Code::NotFound);
-    let restore = v1::RestoreRequest { database: Some(id("none.db")), ..Default::default() };
+    let restore = v1::RestoreRequest {
+        database: Some(id("none.db")),
+        ..Default::default()
+    };
     let restore = client.restore(restore).await.unwrap().into_inner();
     assert_eq!(all(restore).await.unwrap_err().code(), Code::NotFound);
     let nameless = v1::HistoryRequest { database: None };
-    assert_eq!(client.history(nameless).await.unwrap_err().code(), Code::InvalidArgument);
-    let nothing = v1::SyncRequest { databases: Vec::new() };
-    assert_eq!(client.sync(nothing).await.unwrap_err().code(), Code::InvalidArgument);
-    let later = v1::TakeoverRequest { database: Some(id("x.db")) };
-    assert_eq!(client.takeover(later).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(
+        client.history(nameless).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    let nothing = v1::SyncRequest {
+        databases: Vec::new(),
+    };
+    assert_eq!(
+        client.sync(nothing).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    let later = v1::TakeoverRequest {
+        database: Some(id("x.db")),
+    };
+    assert_eq!(
+        client.takeover(later).await.unwrap_err().code(),
+        Code::Unimplemented
+    );
 }
 
 #[tokio::test]
 async fn one_database_that_fails_does_not_fail_the_others_of_a_call() {
     let served = Served::new().await;
     let names: Vec<_> = (0..100).map(|number| id(&format!("{number}.db"))).collect();
-    let sync = v1::SyncRequest { databases: names.clone() };
-    let steps = all(served.databases().sync(sync).await.unwrap().into_inner()).await.unwrap();
+    let sync = v1::SyncRequest {
+        databases: names.clone(),
+    };
+    let steps = all(served.databases().sync(sync).await.unwrap().into_inner())
+        .await
+        .unwrap();
     assert_eq!(steps.len(), names.len());
     for step in steps {
         assert!(names.contains(&step.database.unwrap()));
         match step.step.unwrap() {
             v1::sync_response::Step::Failed(failure) => {
                 assert_eq!(failure.code, i32::from(Code::NotFound));
-                assert!(failure.message.contains("no live database"), "{}", failure.message);
+                assert!(
+                    failure.message.contains("no live database"),
+                    "{}",
+                    failure.message
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -209,36 +265,69 @@ async fn one_database_that_fails_does_not_fail_the_others_of_a_call() {
 async fn a_watch_tells_all_then_changes_and_ends_at_the_callers_deadline() {
     let served = Served::new().await;
     let mut request = Request::new(v1::WatchRequest::default());
-    request.metadata_mut().insert("grpc-timeout", "1500m".parse().unwrap());
-    let mut watch = served.databases().watch(request).await.unwrap().into_inner();
+    request
+        .metadata_mut()
+        .insert("grpc-timeout", "1500m".parse().unwrap());
+    let mut watch = served
+        .databases()
+        .watch(request)
+        .await
+        .unwrap()
+        .into_inner();
     let first = watch.message().await.unwrap().unwrap().event.unwrap();
     assert_eq!(first, v1::watch_response::Event::CaughtUp(v1::CaughtUp {}));
     let path = std::path::Path::new("x.db");
-    served.fleet.unsupported(&served.volume(), path, "r".to_owned(), "h".to_owned());
+    served
+        .fleet
+        .unsupported(&served.volume(), path, "r".to_owned(), "h".to_owned());
     match watch.message().await.unwrap().unwrap().event.unwrap() {
         v1::watch_response::Event::Changed(row) => assert_eq!(row.id, Some(id("x.db"))),
         other => panic!("{other:?}"),
     }
-    assert_eq!(watch.message().await.unwrap_err().code(), Code::DeadlineExceeded);
+    assert_eq!(
+        watch.message().await.unwrap_err().code(),
+        Code::DeadlineExceeded
+    );
 }
 
 #[tokio::test]
 async fn open_streams_end_when_the_agent_stops() {
     let served = Served::new().await;
-    let watch = served.databases().watch(v1::WatchRequest::default()).await.unwrap();
+    let watch = served
+        .databases()
+        .watch(v1::WatchRequest::default())
+        .await
+        .unwrap();
     served.stop.cancel();
-    assert_eq!(all(watch.into_inner()).await.unwrap_err().code(), Code::Unavailable);
-    tokio::time::timeout(Duration::from_secs(10), served.task).await.unwrap().unwrap().unwrap();
+    assert_eq!(
+        all(watch.into_inner()).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+    tokio::time::timeout(Duration::from_secs(10), served.task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test]
 async fn health_and_reflection_are_served() {
     let served = Served::new().await;
     let mut health = tonic_health::pb::health_client::HealthClient::new(served.channel.clone());
-    for service in ["", "sqlrep.v1.Agent", "sqlrep.v1.Databases", "sqlrep.v1.Replicas"] {
-        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+    for service in [
+        "",
+        "sqlrep.v1.Agent",
+        "sqlrep.v1.Databases",
+        "sqlrep.v1.Replicas",
+    ] {
+        let request = tonic_health::pb::HealthCheckRequest {
+            service: service.to_owned(),
+        };
         let answer = health.check(request).await.unwrap().into_inner();
-        assert_eq!(answer.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+        assert_eq!(
+            answer.status(),
+            tonic_health::pb::health_check_response::ServingStatus::Serving
+        );
     }
     let replicas = ReplicasClient::new(served.channel.clone())
         .list(v1::ListReplicasRequest::default())
@@ -256,10 +345,23 @@ async fn health_and_reflection_are_served() {
         .server_reflection_info(tokio_stream::iter([request]))
         .await
         .unwrap();
-    match all(answers.into_inner()).await.unwrap().remove(0).message_response.unwrap() {
+    match all(answers.into_inner())
+        .await
+        .unwrap()
+        .remove(0)
+        .message_response
+        .unwrap()
+    {
         MessageResponse::ListServicesResponse(list) => {
-            let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-            assert!(names.contains(&"sqlrep.v1.Databases".to_owned()), "{names:?}");
+            let names: Vec<_> = list
+                .service
+                .into_iter()
+                .map(|service| service.name)
+                .collect();
+            assert!(
+                names.contains(&"sqlrep.v1.Databases".to_owned()),
+                "{names:?}"
+            );
         }
         other => panic!("{other:?}"),
     }

@@ -28,7 +28,10 @@ async fn databases_are_found_only_after_the_volumes_are_watched() {
     fs::write(world.volume("p").join("app.db"), database(2)).unwrap();
     let mut running = world.start();
     let events = running.rest().await;
-    assert!(matches!(&events[..], [Event::PodAppeared(_)]), "{events:?}");
+    assert!(
+        matches!(&events[..], [Event::PodAppeared(_), Event::Ready]),
+        "{events:?}"
+    );
     running.discover.watch_volumes(&pod("p"));
     let event = running.appeared("app.db").await;
     let inode = inode(world.volume("p").join("app.db"));
@@ -313,6 +316,7 @@ async fn claimed_database_is_never_opened_so_its_locks_hold() {
 async fn pods_appear_change_and_go_with_their_manifests() {
     let world = World::new();
     let mut running = world.start();
+    assert_eq!(running.until("ready", |_| true).await, Event::Ready);
     world.write_manifest("p.yaml", &manifest("p", ""));
     let event = running.until("pod", |_| true).await;
     assert!(
@@ -341,6 +345,29 @@ async fn pods_appear_change_and_go_with_their_manifests() {
 }
 
 #[tokio::test]
+async fn ready_is_told_once_after_every_pod_of_the_first_read() {
+    let world = World::new();
+    for number in 0..20 {
+        world.write_manifest(
+            &format!("{number}.yaml"),
+            &manifest(&format!("p{number}"), ""),
+        );
+    }
+    world.write_manifest("broken.yaml", "kind: [");
+    let mut running = world.start();
+    running.discover.rescan();
+    let events = running.rest().await;
+    let ready: Vec<usize> = (0..events.len())
+        .filter(|at| events[*at] == Event::Ready)
+        .collect();
+    let pods = events
+        .iter()
+        .filter(|event| matches!(event, Event::PodAppeared(_)))
+        .count();
+    assert_eq!((pods, ready), (20, vec![events.len() - 1]));
+}
+
+#[tokio::test]
 async fn manifests_of_a_mounted_config_map_change_with_its_link() {
     let world = World::new();
     let dir = world.manifests();
@@ -356,6 +383,7 @@ async fn manifests_of_a_mounted_config_map_change_with_its_link() {
     assert!(matches!(event, Event::PodAppeared(pod) if pod.namespace == "ns-1"));
     symlink("..2", dir.join("..data_tmp")).unwrap();
     fs_at::renameat(CWD, dir.join("..data_tmp"), CWD, dir.join("..data")).unwrap();
+    assert_eq!(running.until("ready", |_| true).await, Event::Ready);
     let event = running.until("change", |_| true).await;
     assert!(matches!(event, Event::PodChanged(pod) if pod.namespace == "ns-2"));
 }
@@ -513,6 +541,7 @@ async fn idle_discovery_sleeps() {
     let thread = thread::Builder::new().name("idle-probe".into());
     let thread = thread.spawn(move || engine.run()).unwrap();
     assert!(matches!(events.recv().await, Some(Event::PodAppeared(_))));
+    assert_eq!(events.recv().await, Some(Event::Ready));
     requests.watch(&pod("p"));
     assert!(matches!(
         events.recv().await,

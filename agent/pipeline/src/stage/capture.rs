@@ -190,8 +190,13 @@ impl Thread<'_> {
                     After::Reopen => {}
                 },
                 Err(error) => {
-                    self.report(&error);
-                    if self.wait_detached() {
+                    let removed = is_missing(&error);
+                    if removed {
+                        self.job.progress.update(|facts| facts.removed = true);
+                    } else {
+                        self.report(&error);
+                    }
+                    if self.wait_detached(removed) {
                         return;
                     }
                 }
@@ -222,6 +227,7 @@ impl Thread<'_> {
         self.job.progress.update(|facts| {
             facts.phase = Phase::Following;
             facts.error = None;
+            facts.removed = false;
             facts.ownership = Some(Ownership { uid, gid, mode });
             facts.txid = after;
             if let Some(txid) = after.filter(|_| after != before) {
@@ -258,7 +264,7 @@ impl Thread<'_> {
                     self.report(&error);
                     if must_reattach(&error) {
                         drop(session);
-                        return if self.wait_detached() {
+                        return if self.wait_detached(false) {
                             After::End
                         } else {
                             After::Reopen
@@ -288,6 +294,7 @@ impl Thread<'_> {
                     // for another file to appear at this path.
                     self.read_and_cut(session)?;
                     self.pace.quiet(Instant::now());
+                    self.job.progress.update(|facts| facts.removed = true);
                 }
                 Look::Replaced => {
                     self.read_and_cut(session)?;
@@ -390,13 +397,22 @@ impl Thread<'_> {
         });
     }
 
-    /// Waits after a failure while not attached; `true` when the thread must end.
-    fn wait_detached(&mut self) -> bool {
+    /// Waits while not attached: for a while after a failure, and for a touch where the file is
+    /// gone. `true` when the thread must end.
+    fn wait_detached(&mut self, removed: bool) -> bool {
         let doubled = limits::RETRY_MIN * 2_u32.saturating_pow(self.failures.min(8));
         let until = Instant::now() + doubled.min(limits::RETRY_MAX);
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.inbox.recv_timeout(left) {
+            let command = if removed {
+                self.inbox
+                    .recv()
+                    .map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                self.inbox.recv_timeout(left)
+            };
+            match command {
+                Ok(Command::Touch) if removed => return false,
                 Ok(Command::Touch) => {}
                 Ok(Command::Cut(reply)) => drop(reply.send(Err(self.not_attached()))),
                 Ok(Command::Drain(reply)) => {
@@ -409,10 +425,16 @@ impl Thread<'_> {
         }
     }
 
-    /// The pod goes while we are not attached: one last try, from the start.
+    /// The pod goes while we are not attached: one last try, from the start. A file that is gone
+    /// was read to its end before, or never.
     fn drain_detached(&mut self) -> Result<Option<Txid>, StageError> {
-        let session = self.attach()?;
-        self.drain(session)
+        match self.attach() {
+            Ok(session) => self.drain(session),
+            Err(error) if is_missing(&error) => {
+                Ok(self.job.spool.position().map(|position| position.txid))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn not_attached(&self) -> StageError {
@@ -439,6 +461,11 @@ impl Thread<'_> {
             Err(RecvTimeoutError::Disconnected) => Some(Command::Stop),
         }
     }
+}
+
+/// Whether the database file is not there.
+fn is_missing(error: &StageError) -> bool {
+    matches!(error, StageError::Capture(error) if error.is_missing())
 }
 
 /// Whether the session is of no use after this error.

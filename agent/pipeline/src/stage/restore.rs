@@ -137,7 +137,7 @@ fn publish(
     claimed: Txid,
     now: Timestamp,
 ) -> Result<RestoredDatabase, StageError> {
-    let header = staged.header().clone();
+    let header = *staged.header();
     let pages = header.commit.pages(header.page_size);
     let mut checksums = pages.map(|pgno| {
         staged

@@ -44,7 +44,7 @@ impl Settle {
     pub(crate) fn decide(&self) -> Result<Decision, StageError> {
         self.store.acting(|| self.root.check())?;
         let manifest = self.store.load_manifest()?;
-        self.check_identity(manifest.as_ref())?;
+        check_identity(manifest.as_ref(), &self.pod, self.cluster_uid.as_deref())?;
         let head = self.head(&self.store.list()?)?;
         Ok(decide(&Facts {
             pod_uid: self.pod.uid.clone(),
@@ -181,22 +181,23 @@ impl Settle {
             writer: owner::writer_of(&self.store, listing, txid)?,
         }))
     }
+}
 
-    fn check_identity(&self, manifest: Option<&Manifest>) -> Result<(), StageError> {
-        let Some(manifest) = manifest else {
-            return Ok(());
-        };
-        foreign(
-            "cluster",
-            manifest.cluster_uid.as_deref(),
-            self.cluster_uid.as_deref(),
-        )?;
-        foreign(
-            "namespace",
-            manifest.namespace_uid.as_deref(),
-            self.pod.namespace_uid.as_deref(),
-        )
-    }
+/// Refuses a replica of another cluster or namespace.
+pub(crate) fn check_identity(
+    manifest: Option<&Manifest>,
+    pod: &PodIdentity,
+    cluster_uid: Option<&str>,
+) -> Result<(), StageError> {
+    let Some(manifest) = manifest else {
+        return Ok(());
+    };
+    foreign("cluster", manifest.cluster_uid.as_deref(), cluster_uid)?;
+    foreign(
+        "namespace",
+        manifest.namespace_uid.as_deref(),
+        pod.namespace_uid.as_deref(),
+    )
 }
 
 /// Same path, other cluster or namespace: two apps must never share a replica (DESIGN §4.2).

@@ -20,7 +20,12 @@ fn a_database_is_named_by_its_four_parts_there_and_back() {
 
 #[test]
 fn names_that_are_none_are_usage_errors() {
-    let mut cases = vec![None, Some(wire("")), Some(wire("../x.db")), Some(wire("/etc/passwd"))];
+    let mut cases = vec![
+        None,
+        Some(wire("")),
+        Some(wire("../x.db")),
+        Some(wire("/etc/passwd")),
+    ];
     for part in ["", "a/b"] {
         let mut id = wire("x.db");
         id.app = part.to_owned();
@@ -43,10 +48,16 @@ fn points_are_read_in_milliseconds_and_never_overflow() {
     assert_eq!(at(v1::point::At::Txid(7)).unwrap(), Point::Txid(txid));
     assert!(at(v1::point::At::Txid(0)).is_err());
     let time = |seconds, nanos| {
-        at(v1::point::At::Before(prost_types::Timestamp { seconds, nanos }))
+        at(v1::point::At::Before(prost_types::Timestamp {
+            seconds,
+            nanos,
+        }))
     };
     let millis = |millis| Point::Before(Timestamp::from_millis(millis));
-    assert_eq!(time(1_700_000_000, 5_999_999).unwrap(), millis(1_700_000_000_005));
+    assert_eq!(
+        time(1_700_000_000, 5_999_999).unwrap(),
+        millis(1_700_000_000_005)
+    );
     assert_eq!(time(-1, 1_000_000).unwrap(), millis(-999));
     assert!(time(i64::MAX, 0).is_err());
     assert!(time(i64::MIN, i32::MIN).is_err());
@@ -67,19 +78,39 @@ fn times_of_headers_keep_their_milliseconds_also_before_1970() {
 fn a_root_that_cannot_be_used_stalls_what_follows_and_leaves_the_rest_as_it_is() {
     let named = named(Some(wire("x.db"))).unwrap();
     let mut row = DatabaseStatus::new(named, "pod", "uid");
-    let bad = RootHealth { problem: Some("not mounted".to_owned()), ..RootHealth::default() };
-    let good = RootHealth { problem: None, ..RootHealth::default() };
+    let bad = RootHealth {
+        problem: Some("not mounted".to_owned()),
+        ..RootHealth::default()
+    };
+    let good = RootHealth {
+        problem: None,
+        ..RootHealth::default()
+    };
     let shown = |row: &DatabaseStatus, root: &RootHealth, note: Option<&str>| {
-        let around = Around { node: "n", root, now: SystemTime::UNIX_EPOCH };
+        let around = Around {
+            node: "n",
+            root,
+            now: SystemTime::UNIX_EPOCH,
+        };
         let shown = database(row.clone(), note.map(str::to_owned), &around);
         (shown.state(), shown.reason, shown.hint.is_empty())
     };
     row.state = State::Following;
-    assert_eq!(shown(&row, &good, None), (v1::State::Following, String::new(), true));
-    assert_eq!(shown(&row, &bad, None), (v1::State::Stalled, "not mounted".to_owned(), false));
+    assert_eq!(
+        shown(&row, &good, None),
+        (v1::State::Following, String::new(), true)
+    );
+    assert_eq!(
+        shown(&row, &bad, None),
+        (v1::State::Stalled, "not mounted".to_owned(), false)
+    );
     row.state = State::Unsupported;
     row.reason = Some("journal_mode=delete".to_owned());
-    let unsupported = (v1::State::Unsupported, "journal_mode=delete".to_owned(), true);
+    let unsupported = (
+        v1::State::Unsupported,
+        "journal_mode=delete".to_owned(),
+        true,
+    );
     assert_eq!(shown(&row, &bad, None), unsupported);
     row.state = State::Following;
     row.reason = None;

@@ -18,16 +18,20 @@ pub(super) async fn history(
     id: DbId,
     sink: Sink<v1::HistoryResponse>,
 ) -> Result<(), Broken> {
-    let history = fleet.history(&id).await.map_err(|error| status::of(&error))?;
+    let history = fleet
+        .history(&id)
+        .await
+        .map_err(|error| status::of(&error))?;
     let branches = history.branches.into_iter();
-    let branches = branches
-        .map(|branch| v1::history_response::Entry::Branch(convert::branch_of(branch)));
+    let branches =
+        branches.map(|branch| v1::history_response::Entry::Branch(convert::branch_of(branch)));
     let mut files = history.files;
     files.sort_by(|a, b| (&a.branch, a.level, a.min).cmp(&(&b.branch, b.level, b.min)));
     let files = files.into_iter();
     let files = files.map(|file| v1::history_response::Entry::File(convert::file(file)));
     for entry in branches.chain(files) {
-        sink.send(v1::HistoryResponse { entry: Some(entry) }).await?;
+        sink.send(v1::HistoryResponse { entry: Some(entry) })
+            .await?;
     }
     Ok(())
 }
@@ -68,7 +72,11 @@ pub(super) async fn verify(
         Ok(verified) => Step::Done(convert::verified(&verified)),
         Err(error) => Step::Failed(status::failure(&error)),
     };
-    sink.send(v1::VerifyResponse { database, step: Some(step) }).await
+    sink.send(v1::VerifyResponse {
+        database,
+        step: Some(step),
+    })
+    .await
 }
 
 /// Streams a restored database.
@@ -84,12 +92,16 @@ pub(super) async fn restore(
     let answer = |part| v1::RestoreResponse { part: Some(part) };
     let stream = fleet.restore_stream(&id, point, branch).await;
     let mut stream = stream.map_err(|error| status::of(&error))?;
-    sink.send(answer(Part::Header(convert::restore_header(stream.info)))).await?;
+    sink.send(answer(Part::Header(convert::restore_header(stream.info))))
+        .await?;
     while let Some(part) = stream.parts.recv().await {
         match part.map_err(|error| status::of(&error))? {
             RestorePart::Chunk(bytes) => sink.send(answer(Part::Chunk(bytes.into()))).await?,
             RestorePart::End { bytes, crc64 } => {
-                let end = v1::RestoreEnd { bytes_total: bytes, crc64 };
+                let end = v1::RestoreEnd {
+                    bytes_total: bytes,
+                    crc64,
+                };
                 return Ok(sink.send(answer(Part::End(end))).await?);
             }
         }

@@ -31,8 +31,10 @@ pub(super) async fn run(
     let mut caught_up = false;
     loop {
         changes.mark_unchanged();
-        let now: BTreeMap<Key, v1::Database> =
-            rows(&node, &namespace).into_iter().map(|row| (key(&row), row)).collect();
+        let now: BTreeMap<Key, v1::Database> = rows(&node, &namespace)
+            .into_iter()
+            .map(|row| (key(&row), row))
+            .collect();
         for event in difference(&sent, &now) {
             sink.send(v1::WatchResponse { event: Some(event) }).await?;
         }
@@ -41,7 +43,9 @@ pub(super) async fn run(
             let event = Some(Event::CaughtUp(v1::CaughtUp {}));
             sink.send(v1::WatchResponse { event }).await?;
         }
-        let behind = now.values().any(|row| row.lag.is_some_and(|lag| lag.seconds > 0));
+        let behind = now
+            .values()
+            .any(|row| row.lag.is_some_and(|lag| lag.seconds > 0));
         sent = now;
         sleep(FOLD).await;
         tokio::select! {
@@ -57,7 +61,13 @@ pub(super) async fn run(
 
 fn key(row: &v1::Database) -> Key {
     let id = row.id.clone().unwrap_or_default();
-    (id.namespace, id.app, id.volume, id.path, row.pod_uid.clone())
+    (
+        id.namespace,
+        id.app,
+        id.volume,
+        id.path,
+        row.pod_uid.clone(),
+    )
 }
 
 /// What a caller who knows `before` must be told to know `now`.
@@ -70,8 +80,11 @@ fn difference(
         !now.contains_key(*key) && !now.values().any(|other| other.id == row.id)
     });
     let gone = gone.filter_map(|(_, row)| row.id.clone()).map(Event::Gone);
-    let changed = now.iter().filter(|(key, row)| before.get(*key) != Some(*row));
-    gone.chain(changed.map(|(_, row)| Event::Changed(row.clone()))).collect()
+    let changed = now
+        .iter()
+        .filter(|(key, row)| before.get(*key) != Some(*row));
+    gone.chain(changed.map(|(_, row)| Event::Changed(row.clone())))
+        .collect()
 }
 
 #[cfg(test)]
@@ -80,7 +93,10 @@ mod tests {
 
     fn rows(rows: &[(&str, &str, u64)]) -> BTreeMap<Key, v1::Database> {
         let row = |(path, pod, txid): &(&str, &str, u64)| v1::Database {
-            id: Some(v1::DatabaseId { path: (*path).to_owned(), ..Default::default() }),
+            id: Some(v1::DatabaseId {
+                path: (*path).to_owned(),
+                ..Default::default()
+            }),
             pod_uid: (*pod).to_owned(),
             txid: Some(*txid),
             ..Default::default()
