@@ -1,7 +1,7 @@
 //! One LTX file of a plan, opened for random access and not trusted yet.
 //!
 //! [`Input::open`] proves the header against the name, [`IndexReader`] the page index against
-//! itself, whoever decodes the pages the pages, and [`Input::prove`] the whole by its checksum.
+//! itself, whoever decodes the pages the pages, and [`Proof::check`] the whole by its checksum.
 
 mod index;
 

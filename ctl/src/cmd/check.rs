@@ -98,7 +98,7 @@ fn of_agent(info: Info) -> Vec<Check> {
             hint,
         } = health;
         Check {
-            check: name,
+            name,
             ok,
             message,
             hint,

@@ -144,7 +144,7 @@ impl View<'_> {
             Format::Json | Format::Yaml => output.item(
                 self.format,
                 &Event::Changed {
-                    database: Row::new(database),
+                    database: Box::new(Row::new(database)),
                 },
             ),
         }
