@@ -7,25 +7,32 @@
 //! closed before the descriptors. What holds the WAL, though, are locks of the open descriptors
 //! themselves ([`crate::hold`]), which nothing but their own closing drops.
 
+mod beneath;
 mod link;
+mod probe;
+mod published;
 mod registry;
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
-use sqlrep_format::wal::{INDEX_HEADER_BYTES, IndexError, IndexHeader, Salts, WalChecksum};
-use sqlrep_format::{DatabaseHeader, HeaderError, JournalMode, PageSize};
+use rustix::fs::{AtFlags, OFlags, Stat};
+use sqlrep_format::PageSize;
+use sqlrep_format::wal::INDEX_HEADER_BYTES;
 
 use crate::Error;
 use crate::confine::Owner;
 use crate::ffi::{self, Bytes, Lock};
 
+pub use beneath::LiveFile;
+use beneath::{checked_stat, inode_at, open_beneath, open_volume};
 pub(crate) use link::Link;
+pub use probe::{Probe, convert_to_wal, probe};
+use probe::{not_wal, read_header};
+pub(crate) use published::Published;
 use registry::Claim;
 
 /// The bytes of a database file that readers of any journal mode lock (SQLite's SHARED lock).
@@ -41,7 +48,6 @@ const DMS_BYTE: Bytes = Bytes { start: 128, len: 1 };
 
 /// The bytes of a `-shm` that a writer and a checkpoint hold.
 const WORK_BYTES: Bytes = Bytes { start: 120, len: 2 };
-
 
 /// The inode of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,7 +97,7 @@ impl Live {
         let path = file.full_path();
         let volume = open_volume(file)?;
         let claim = Claim::take(inode_at(&volume, file)?, &path)?;
-        let db = open_beneath(&volume, file, &file.path, OFlags::RDONLY)?;
+        let db = open_beneath(&volume, file, file.path(), OFlags::RDONLY)?;
         let stat = checked_stat(&db, &path)?;
         if Inode::of(&stat) != claim.inode() {
             return Err(Error::Busy {
@@ -194,7 +200,7 @@ impl Live {
     /// Where the path leads now.
     pub(crate) fn whereabouts(&self) -> Whereabouts {
         // Only compared, never opened: it may lead where it will.
-        match rustix::fs::statat(&self.volume, &self.file.path, AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(&self.volume, self.file.path(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if Inode::of(&stat) == self.claim.inode() => Whereabouts::Here,
             Ok(_) => Whereabouts::Replaced,
             Err(_) => Whereabouts::Unlinked,

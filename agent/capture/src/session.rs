@@ -239,7 +239,12 @@ impl Session {
                 Ok(Some(appended.entry))
             }
             Err(source) => {
-                self.span_from = draft.wal.offset;
+                if self
+                    .cursor
+                    .is_some_and(|cursor| cursor.salts() == draft.wal.salts)
+                {
+                    self.span_from = draft.wal.offset;
+                }
                 self.take_back(&batch)?;
                 Err(self.spool_failed(source))
             }
@@ -259,6 +264,9 @@ impl Session {
         if !self.pin()? {
             return Ok(None);
         }
+        self.hold
+            .release_brake(self.live.shm())
+            .map_err(Error::io("lock the -shm of", self.live.path()))?;
         let done = checkpoint::run(&mut self.live, &published, need)?;
         if done.is_some() {
             self.step()?;
@@ -278,14 +286,16 @@ impl Session {
     /// volume's directory may be gone, and no process of the application may be alive.
     pub fn drain(mut self, now: Timestamp) -> Result<Option<Entry>, Error> {
         self.must_be_started()?;
-        match self.published()? {
-            Some(_) => {
-                self.step()?;
-            }
+        let read = match self.published() {
+            Ok(Some(_)) => self.step().map(|_| ()),
             // A writer died while it published: go by what the WAL itself proves.
-            None => self.read_unpublished()?,
-        }
-        self.cut(now)
+            Ok(None) => self.read_unpublished(),
+            Err(error) => Err(error),
+        };
+        // What was read before is whole, whatever is wrong with the rest.
+        let entry = self.cut(now);
+        read?;
+        entry
     }
 
     /// The size of the database in bytes: after the last commit read, or cut.

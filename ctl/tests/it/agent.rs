@@ -46,10 +46,12 @@ fn database(name: &str, state: v1::State) -> v1::Database {
 }
 
 fn cluster() -> Script {
-    let mut unsupported = database("home/mealie/data/mealie.db", v1::State::Unsupported);
-    unsupported.reason = "journal_mode=delete".to_owned();
-    unsupported.hint = "set sqlrep.io/journal-mode: wal".to_owned();
-    unsupported.last_error = "bad\x1b[2Jwords".to_owned();
+    let unsupported = v1::Database {
+        reason: "journal_mode=delete".to_owned(),
+        hint: "set sqlrep.io/journal-mode: wal".to_owned(),
+        last_error: "bad\x1b[2Jwords".to_owned(),
+        ..database("home/mealie/data/mealie.db", v1::State::Unsupported)
+    };
     Script {
         databases: vec![
             database("media/surmai/sqlite/data.db", v1::State::Following),
@@ -96,6 +98,7 @@ fn parts() -> (Vec<u8>, Vec<Said<v1::RestoreResponse>>) {
     (bytes, parts)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a script may also say a status")]
 fn part(part: Part) -> Said<v1::RestoreResponse> {
     Ok(v1::RestoreResponse { part: Some(part) })
 }

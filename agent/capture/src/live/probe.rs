@@ -40,7 +40,7 @@ pub enum Probe {
 pub fn probe(file: &LiveFile) -> Result<Probe, Error> {
     let volume = open_volume(file)?;
     let _claim = Claim::take(inode_at(&volume, file)?, &file.full_path())?;
-    let db = open_beneath(&volume, file, &file.path, OFlags::RDONLY)?;
+    let db = open_beneath(&volume, file, file.path(), OFlags::RDONLY)?;
     checked_stat(&db, &file.full_path())?;
     read_header(&db, &file.full_path())
 }
@@ -54,7 +54,7 @@ pub fn convert_to_wal(file: &LiveFile) -> Result<(), Error> {
         Err(Error::Held { .. }) => return Ok(()), // a session follows only what is in WAL mode
         other => other?,
     };
-    let db = open_beneath(&volume, file, &file.path, OFlags::RDONLY)?;
+    let db = open_beneath(&volume, file, file.path(), OFlags::RDONLY)?;
     let stat = checked_stat(&db, &path)?;
     if Inode::of(&stat) != claim.inode() {
         return Err(Error::Busy {

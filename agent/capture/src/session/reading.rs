@@ -115,7 +115,13 @@ impl Session {
         };
         let (cursor, span_from) = match self.cursor {
             Some(cursor) if cursor.salts() == header.salts => (cursor, self.span_from),
-            Some(_) if !self.may_reset => return Ok(()), // the old generation, all read
+            Some(_) if !self.may_reset => {
+                let reason = "it was reset although it was held";
+                return Err(Error::ContinuityLost {
+                    path: self.live.path(),
+                    reason,
+                });
+            }
             _ => (Cursor::start(&header), HEADER_BYTES as u64),
         };
         let scan = tail::scan_to_last_commit(&self.live, cursor, &mut self.buffer)?;

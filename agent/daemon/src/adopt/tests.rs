@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::gate::status::{Phase, Reading, Status, read};
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_mins(1);
 
 /// A moment of paused time, and a shorter one of real time: status files are written by a thread.
 async fn pause() {

@@ -75,10 +75,10 @@ async fn what_the_agent_cannot_do_without_stops_it_with_the_name_of_the_flag() {
     type Change = fn(&mut Config, PathBuf);
     let cases: [(&str, Change); 5] = [
         ("--pods", |config, path| {
-            config.pods = PodsSource::Dir(path.join("none"))
+            config.pods = PodsSource::Dir(path.join("none"));
         }),
         ("--kubelet-root", |config, path| {
-            config.kubelet_root = path.join("none")
+            config.kubelet_root = path.join("none");
         }),
         ("--listen", |config, path| {
             std::fs::write(path.join("file"), "").unwrap();

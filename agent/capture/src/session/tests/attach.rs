@@ -105,6 +105,16 @@ fn links_lead_nowhere() {
     rustix::fs::link(&outside, bench.path()).unwrap();
     let error = bench.try_open().unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
+    let other = bench.dir.path().join("volume/other");
+    fs::create_dir(&other).unwrap();
+    App::plain(&other.join("data.db")).kill();
+    std::os::unix::fs::symlink("other", bench.dir.path().join("volume/link")).unwrap();
+    std::os::unix::fs::symlink(bench.dir.path(), bench.dir.path().join("volume/out")).unwrap();
+    for path in ["link/data.db", "out/outside.db"] {
+        let file = LiveFile::new(bench.dir.path().join("volume"), path).unwrap();
+        let error = probe(&file).unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{path}: {error}");
+    }
     for path in ["../outside.db", "/etc/passwd", "", "a/../b", "."] {
         assert!(LiveFile::new(bench.dir.path(), path).is_err(), "{path:?}");
     }

@@ -30,6 +30,38 @@ fn the_wal_cannot_be_reset_before_it_is_captured() {
 }
 
 #[test]
+fn a_look_lets_go_of_nothing_that_is_not_read() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    for _ in 0..3 {
+        app.insert(5);
+        app.checkpoint("PASSIVE"); // all is copied: a writer would reset
+        assert_eq!(session.look().unwrap(), Look::New);
+        assert!(!session.hold.is_resting());
+    }
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn a_rest_begins_only_if_nothing_happened_meanwhile() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    session.step().unwrap();
+    app.checkpoint("PASSIVE");
+    let seen = session.published().unwrap().unwrap();
+    app.insert(5); // between the look and the lock
+    app.checkpoint("PASSIVE");
+    session.settle(&seen).unwrap();
+    assert!(!session.hold.is_resting());
+    app.insert(5);
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
 fn the_hold_limits_no_checkpoint() {
     let mut bench = Bench::new();
     let mut app = App::plain(&bench.path());
@@ -132,6 +164,7 @@ fn an_application_that_closes_its_last_connection_leaves_the_wal() {
     let mut app = App::plain(&bench.path());
     let mut session = bench.session();
     app.insert(5);
+    session.relax(); // no connection of ours keeps the WAL
     app.run("db.close()");
     assert!(bench.beside("-wal").metadata().unwrap().len() > FRAME);
     assert!(bench.capture(&mut session) > 0);
@@ -338,4 +371,23 @@ fn spans_begin_after_the_last_one_or_after_the_header_of_a_new_generation() {
     );
     bench.capture(&mut session);
     assert_eq!(session.span_from, session.cursor.unwrap().offset());
+}
+
+#[test]
+fn a_drain_keeps_what_was_read_when_the_rest_is_damaged() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    app.insert(5);
+    session.step().unwrap();
+    let files = bench.spool.pending().len();
+    let end = session.cursor.unwrap().offset();
+    app.insert(5);
+    let wal = fs::File::options()
+        .write(true)
+        .open(bench.beside("-wal"))
+        .unwrap();
+    wal.set_len(end).unwrap();
+    assert!(session.drain(bench.now()).unwrap_err().is_corrupt());
+    assert_eq!(bench.spool.pending().len(), files + 1);
 }
