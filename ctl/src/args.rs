@@ -89,10 +89,13 @@ Examples:
   sqlrepctl sync --all --timeout 30s")]
     Sync(SeveralArgs),
     /// Write a snapshot to the replica now
-    #[command(after_help = "\
+    #[command(
+        hide = true,
+        after_help = "\
 Examples:
   sqlrepctl snapshot surmai
-  sqlrepctl snapshot --all")]
+  sqlrepctl snapshot --all"
+    )]
     Snapshot(SeveralArgs),
     /// Read a replica back: every file, page and checksum that a restore would use
     #[command(after_help = "\
@@ -114,19 +117,10 @@ Examples:
   sqlrepctl check && echo all well")]
     Check(FormatArgs),
     /// Make the waiting pod the owner of its replica
-    #[command(
-        hide = true,
-        after_help = "Example:\n  sqlrepctl takeover media/surmai"
-    )]
+    #[command(after_help = "Example:\n  sqlrepctl takeover media/surmai")]
     Takeover(OneArgs),
-    /// Take an ungated database, or a Litestream replica, into the replica
-    #[command(
-        hide = true,
-        after_help = "\
-Examples:
-  sqlrepctl adopt media/surmai
-  sqlrepctl adopt media/surmai --litestream /replicas/old/surmai"
-    )]
+    /// Keep a fenced or ungated database: it becomes the owner of its replica
+    #[command(after_help = "Example:\n  sqlrepctl adopt media/surmai")]
     Adopt(AdoptArgs),
     /// The version of this program and of the agent
     #[command(after_help = "Examples:\n  sqlrepctl version\n  sqlrepctl version -o json")]
@@ -297,7 +291,7 @@ pub(crate) struct AdoptArgs {
     #[arg(value_name = "REF", value_parser = reference)]
     pub(crate) reference: Reference,
     /// A replica that Litestream wrote, as the agent sees it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) litestream: Option<String>,
 }
 

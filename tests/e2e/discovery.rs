@@ -129,7 +129,8 @@ fn a_database_that_is_replaced_or_removed_is_noticed() {
         let scene = Scene::followed(world, &agent, "app", &workload)?;
         scene.prove_equal(world, &agent)?;
         // an app that restores its own copy: another inode under the same name
-        let other = scene.pod.db("incoming.tmp");
+        // beside the volume: renaming a database that is being followed leaves its WAL behind
+        let other = world.path("incoming.db");
         Workload::new(world.seed).init(&other)?;
         Sqlite::once(&other, "UPDATE clock SET n = 4711;")?;
         pod::rename(&other, &scene.db)?;

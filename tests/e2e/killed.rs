@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use sqlrep_tests::world::knob;
-use sqlrep_tests::{Agent, Sqlite, Workload, World, image, ltx, say, scenario};
+use sqlrep_tests::{Agent, AgentOptions, Sqlite, Workload, World, image, ltx, say, scenario};
 
 use crate::binaries;
 use crate::scene::Scene;
@@ -21,7 +21,7 @@ fn kill_9_at_random_moments_leaves_no_gap() {
             timeout: 0,
             ..Workload::new(world.seed)
         };
-        let mut agent = world.agent()?;
+        let mut agent = patient_agent(world)?;
         let scene = Scene::followed(world, &agent, "app", &workload)?;
         let mut writer = workload.start(world, &scene.db, 0)?;
         for round in 0..knob("SQLREP_E2E_KILLS", 8) {
@@ -31,7 +31,7 @@ fn kill_9_at_random_moments_leaves_no_gap() {
             if round % 2 == 0 {
                 writer.wait_commits(dice.u64(1..500))?;
             }
-            agent = world.agent()?;
+            agent = patient_agent(world)?;
         }
         let said = writer.pause()?;
         ensure!(said["busy"] == 0, "the app was refused: {said}");
@@ -40,6 +40,12 @@ fn kill_9_at_random_moments_leaves_no_gap() {
         scene.prove_contiguous(0)?;
         one_writer_wrote_it_all(&scene)
     });
+}
+
+/// An agent that never comes to the size of a WAL at which it takes the write lock: an app without
+/// patience sees that, and it is not what is tried here.
+fn patient_agent(world: &World) -> Result<Agent> {
+    world.agent_with(AgentOptions::default().flag("--wal-limit", "64Gi"))
 }
 
 fn one_writer_wrote_it_all(scene: &Scene) -> Result<()> {

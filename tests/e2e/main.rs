@@ -18,6 +18,7 @@ mod spine;
 mod takeover;
 mod users;
 mod vanish;
+mod verbs;
 mod workload;
 
 use sqlrep_tests::Binaries;

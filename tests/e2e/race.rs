@@ -178,3 +178,34 @@ fn an_owner_that_was_replaced_is_fenced_and_its_tail_is_kept() {
         new.prove_contiguous(0)
     });
 }
+
+#[test]
+fn a_fenced_database_is_kept_when_a_person_says_so() {
+    scenario("adopt", binaries(), |world| {
+        let one = world.agent()?;
+        let old = Scene::followed(world, &one, "app", &Workload::new(world.seed))?;
+        old.prove_equal(world, &one)?;
+        let (two, options) = second_node(world)?;
+        let waiting = Pod::start(world, options)?;
+        waiting.wait_phase("waiting-handover")?;
+        // the first node is said to be lost, and is not
+        let said = two.ctl().run(["takeover", &old.reference])?.done()?;
+        ensure!(said.err.contains("TXID"), "takeover said: {}", said.err);
+        waiting.wait_ready()?;
+        let new = Scene::of(world, waiting);
+        two.ctl().wait_following(&new.reference)?;
+        Sqlite::once(
+            &old.db,
+            "CREATE TABLE kept (x); INSERT INTO kept VALUES (1);",
+        )?;
+        one.ctl().wait_state(&old.reference, "fenced")?;
+        prove_branch(world, &old)?;
+        // the person looks at both and wants the old one
+        one.ctl().run(["adopt", &old.reference])?.done()?;
+        old.prove_equal(world, &one)?;
+        old.prove_contiguous(0)?;
+        Sqlite::once(&new.db, "UPDATE clock SET n = 99;")?;
+        two.ctl().wait_state(&new.reference, "fenced")?;
+        old.prove_equal(world, &one)
+    });
+}

@@ -42,6 +42,11 @@ impl Ctl {
         }
     }
 
+    /// Whether it has no agent to talk to.
+    pub fn is_offline(&self) -> bool {
+        self.agent.is_none()
+    }
+
     /// Runs it and returns what it said, whatever its exit code.
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Said> {
         let mut command = Command::new(&self.bin);

@@ -30,9 +30,13 @@ pub fn held(pid: u32, path: &Path) -> Result<Vec<Lock>> {
     let mut locks = parse(&fs::read_to_string("/proc/locks")?, &["POSIX"], pid, inode);
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         // A descriptor that was closed meanwhile holds nothing.
-        let facts = entry.and_then(|entry| fs::read_to_string(entry.path())).unwrap_or_default();
-        let lines: Vec<&str> =
-            facts.lines().filter_map(|line| line.strip_prefix("lock:")).collect();
+        let facts = entry
+            .and_then(|entry| fs::read_to_string(entry.path()))
+            .unwrap_or_default();
+        let lines: Vec<&str> = facts
+            .lines()
+            .filter_map(|line| line.strip_prefix("lock:"))
+            .collect();
         locks.extend(parse(&lines.join("\n"), &["OFDLCK"], pid, inode));
     }
     Ok(locks)

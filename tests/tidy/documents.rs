@@ -176,6 +176,34 @@ fn top_level(tree: &Tree) -> Vec<String> {
     findings
 }
 
+/// Names of tests in `tests/README.md` (words in backticks with two underscores or more) that no
+/// Rust file defines.
+fn named_tests(tree: &Tree) -> Vec<String> {
+    let Some(page) = tree.get("tests/README.md") else {
+        return vec!["tests/README.md: missing".into()];
+    };
+    let is_name = |word: &&str| {
+        word.chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            && word.matches('_').count() > 1
+    };
+    let names = page.text.split('`').skip(1).step_by(2).filter(is_name);
+    let defined = |name: &str| {
+        let definition = format!("fn {name}(");
+        tree.ending(".rs")
+            .any(|file| file.text.contains(&definition))
+    };
+    names
+        .filter(|name| !defined(name))
+        .map(|name| format!("tests/README.md: there is no test {name}"))
+        .collect()
+}
+
+#[test]
+fn tests_that_are_named_exist() {
+    assert_kept("tests by name", &named_tests(Tree::real()));
+}
+
 #[test]
 fn each_document_has_one_title() {
     assert_kept("titles", &titles(Tree::real()));
@@ -211,6 +239,11 @@ fn broken_documents_are_seen() {
         ("proto/Cargo.toml", ""),
         ("shed/x", ""),
         (
+            "tests/README.md",
+            "# T\n`a_test_that_is_there`, `a_test_that_is_gone`, `one_mark`\n",
+        ),
+        ("tests/e2e/x.rs", "fn a_test_that_is_there() {}"),
+        (
             "ctl/README.md",
             "# One\n```sh\n# a comment\n```\n[root](../README.md) [item](Store::put)\n",
         ),
@@ -231,6 +264,9 @@ fn broken_documents_are_seen() {
     assert_seen(&found, "names agent/attic");
     assert_seen(&found, "leaves out agent/format");
     assert_seen(&found, "leaves out shed");
+    let found = named_tests(&tree);
+    assert_seen(&found, "a_test_that_is_gone");
+    assert_eq!(found.len(), 1, "{found:?}");
     assert_seen(&top_level(&tree), "shed/ does not belong");
     assert_seen(&top_level(&tree), "lacks deploy/");
 }

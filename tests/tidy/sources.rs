@@ -17,7 +17,10 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("lz4_flex::", &["agent/format/src/ltx"]),
     ("rusqlite::", &["agent/capture/", "tests/"]),
     ("inotify::", &["agent/discover/src/watch"]),
-    ("tonic::", &["proto/", "agent/daemon/src/", "ctl/src/"]),
+    (
+        "tonic::",
+        &["proto/", "agent/daemon/src/", "ctl/src/", "ctl/tests/"],
+    ),
     // adopt publishes the gate's status file, which is no part of a replica
     (
         "renameat",

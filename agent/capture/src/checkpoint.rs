@@ -5,12 +5,7 @@
 //! cut short by their own readers. A checkpoint never runs without a hold, and is never one that
 //! resets the WAL itself (RESTART, TRUNCATE).
 
-use crate::Error;
-use crate::ffi::CheckpointMode;
-use crate::live::{Live, Published};
-
-/// How often the write lock is tried for in one full checkpoint.
-const FULL_TRIES: u32 = 3;
+use crate::live::Backfill;
 
 /// How a checkpoint was run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,32 +62,14 @@ impl Bounds {
     }
 }
 
-/// Runs what is needed. `None` when another process is at it.
-pub(crate) fn run(
-    live: &mut Live,
-    published: &Published,
-    need: Need,
-) -> Result<Option<Checkpoint>, Error> {
-    let link = live.link()?;
-    let mut done = None;
-    if need != Need::Nothing && !published.is_backfilled() {
-        done = link
-            .checkpoint(CheckpointMode::Passive)?
-            .map(|b| (Mode::Passive, b));
-    }
-    if need == Need::Full && done.is_none_or(|(_, backfill)| backfill.done < backfill.log) {
-        for _ in 0..FULL_TRIES {
-            if let Some(backfill) = link.checkpoint(CheckpointMode::Full)? {
-                done = Some((Mode::Full, backfill));
-                break;
-            }
+impl Checkpoint {
+    pub(crate) fn of(mode: Mode, backfill: Backfill) -> Self {
+        Self {
+            mode,
+            log_frames: backfill.log,
+            backfilled_frames: backfill.done,
         }
     }
-    Ok(done.map(|(mode, backfill)| Checkpoint {
-        mode,
-        log_frames: backfill.log,
-        backfilled_frames: backfill.done,
-    }))
 }
 
 #[cfg(test)]

@@ -13,15 +13,6 @@ use std::os::fd::AsRawFd;
 
 use rusqlite::{Connection, ffi as sqlite};
 
-/// How a checkpoint treats writers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CheckpointMode {
-    /// Copies what it can beside them.
-    Passive,
-    /// Takes the write lock, copies all.
-    Full,
-}
-
 /// What is asked of a byte range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
@@ -137,16 +128,9 @@ pub(crate) fn configure_sqlite() -> bool {
         .all(|code| *code == sqlite::SQLITE_OK)
 }
 
-/// Runs a checkpoint of the main database. Gives the frames in the WAL and those of them that are
-/// in the database file. Unlike `PRAGMA wal_checkpoint` it does not parse the schema.
-pub(crate) fn checkpoint(
-    connection: &Connection,
-    mode: CheckpointMode,
-) -> rusqlite::Result<(c_int, c_int)> {
-    let mode = match mode {
-        CheckpointMode::Passive => sqlite::SQLITE_CHECKPOINT_PASSIVE,
-        CheckpointMode::Full => sqlite::SQLITE_CHECKPOINT_FULL,
-    };
+/// Runs a passive checkpoint of the main database. Gives the frames in the WAL and those of them
+/// that are in the database file. Unlike `PRAGMA wal_checkpoint` it does not parse the schema.
+pub(crate) fn checkpoint(connection: &Connection) -> rusqlite::Result<(c_int, c_int)> {
     let (mut log, mut done) = (0, 0);
     // SAFETY: the handle is used for this call only, during which the connection is borrowed.
     let handle = unsafe { connection.handle() };
@@ -155,7 +139,7 @@ pub(crate) fn checkpoint(
         sqlite::sqlite3_wal_checkpoint_v2(
             handle,
             c"main".as_ptr(),
-            mode,
+            sqlite::SQLITE_CHECKPOINT_PASSIVE,
             &raw mut log,
             &raw mut done,
         )

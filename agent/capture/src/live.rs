@@ -29,7 +29,7 @@ use crate::ffi::{self, Bytes, Lock};
 
 pub use beneath::LiveFile;
 use beneath::{checked_stat, inode_at, open_beneath, open_volume};
-pub(crate) use link::Link;
+pub(crate) use link::{Backfill, Link};
 pub use probe::{Probe, convert_to_wal, probe};
 use probe::{not_wal, read_header};
 pub(crate) use published::Published;
@@ -232,6 +232,11 @@ impl Live {
             None => Link::open(&self.volume, &self.file, self.owner)?,
         };
         Ok(self.link.insert(link))
+    }
+
+    /// A connection besides that one.
+    pub(crate) fn second_link(&self) -> Result<Link, Error> {
+        Link::open(&self.volume, &self.file, self.owner)
     }
 
     /// Whether there is a connection.

@@ -1,6 +1,7 @@
 //! One database under capture: a plain blocking object that spawns nothing.
 
 mod facts;
+mod helping;
 mod holding;
 mod reading;
 mod writing;
@@ -12,7 +13,7 @@ use sqlrep_format::wal::{Cursor, HEADER_BYTES};
 use sqlrep_spool::{DatabaseSpool, Entry};
 
 use crate::cadence::Cadence;
-use crate::checkpoint::{self, Bounds, Checkpoint, Need};
+use crate::checkpoint::{Checkpoint, Need};
 use crate::hold::Hold;
 use crate::live::{Live, LiveFile, Published, Whereabouts};
 use crate::pending::Pending;
@@ -267,11 +268,12 @@ impl Session {
         self.hold
             .release_brake(self.live.shm())
             .map_err(Error::io("lock the -shm of", self.live.path()))?;
-        let done = checkpoint::run(&mut self.live, &published, need)?;
-        if done.is_some() {
-            self.step()?;
+        let bulk = self.passive_checkpoint()?;
+        let copied = bulk.is_some_and(|done| done.backfilled_frames == done.log_frames);
+        if need == Need::Full && !copied {
+            return Ok(self.full_checkpoint()?.or(bulk));
         }
-        Ok(done)
+        Ok(bulk)
     }
 
     /// Writes the whole database as the next L0 file: for a chain that must not lean on what is
@@ -348,29 +350,6 @@ impl Session {
             Err(Error::NotStarted {
                 path: self.live.path(),
             })
-        }
-    }
-
-    fn need(&self, published: &Published) -> Option<Need> {
-        let Options {
-            wal_soft_bytes,
-            wal_hard_bytes,
-            ..
-        } = self.options;
-        let bounds = Bounds {
-            soft_bytes: wal_soft_bytes,
-            hard_bytes: wal_hard_bytes,
-        };
-        let lagging = published.mx_frame.saturating_sub(published.backfilled);
-        let (live, lagging) = (self.bytes_of(published.mx_frame), self.bytes_of(lagging));
-        let lagging = if published.is_backfilled() {
-            0
-        } else {
-            lagging
-        };
-        match bounds.need(live, lagging, self.quiet_looks >= CALM_LOOKS) {
-            Need::Nothing => None,
-            need => Some(need),
         }
     }
 

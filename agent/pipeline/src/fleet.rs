@@ -375,16 +375,36 @@ impl Fleet {
         answer.await.unwrap_or_else(|_| Err(gone(id)))
     }
 
-    /// Makes a live database the owner of its replica, whoever owned it (the verb `adopt`).
-    pub async fn take_over(&self, id: &DbId) -> Result<(), CommandError> {
-        if self.live_key(id).is_none() {
+    /// Makes this node's database the owner of its replica, whoever owned it (the verbs `adopt`
+    /// and `takeover`): a fenced one, or one that waits for its old owner to let go. Gives the
+    /// TXID at which everything committed here is on the replica.
+    pub async fn take_over(&self, id: &DbId) -> Result<Txid, CommandError> {
+        if self.live_key(id).is_some() {
+            let (reply, answer) = oneshot::channel();
+            self.ask(id, Ask::Adopt(reply)).await?;
+            answer.await.unwrap_or_else(|_| Err(gone(id)))?;
+        } else if self.context.board.keys_of(id).is_empty() {
+            return Err(gone(id));
+        } else {
             // A pod that waits in prepare() for the old owner looks here at its next try.
             lock(&self.context.insisted).insert(id.clone());
-            return Ok(());
         }
-        let (reply, answer) = oneshot::channel();
-        self.ask(id, Ask::Adopt(reply)).await?;
-        answer.await.unwrap_or_else(|_| Err(gone(id)))
+        self.wait_owned(id).await
+    }
+
+    async fn wait_owned(&self, id: &DbId) -> Result<Txid, CommandError> {
+        let end = tokio::time::Instant::now() + limits::TAKEOVER_TIMEOUT;
+        loop {
+            match self.capture_and_ship(id).await {
+                Ok(txid) => return Ok(txid),
+                Err(error) if tokio::time::Instant::now() >= end => {
+                    return Err(CommandError::Deadline(format!(
+                        "{id} is not taken over yet: {error}"
+                    )));
+                }
+                Err(_) => tokio::time::sleep(limits::RETRY_MIN).await,
+            }
+        }
     }
 
     async fn ask(&self, id: &DbId, ask: Ask) -> Result<(), CommandError> {

@@ -33,6 +33,9 @@ pub const RETRY_MAX: Duration = Duration::from_secs(10);
 /// A replica that cannot be written for this long is shown as stalled.
 pub const STALLED_AFTER: Duration = Duration::from_secs(5);
 
+/// How long a person waits for a takeover: a restore of a few gigabytes and one listing.
+pub const TAKEOVER_TIMEOUT: Duration = Duration::from_mins(2);
+
 /// Commands that may wait for one capture thread.
 pub const CAPTURE_QUEUE: usize = 16;
 

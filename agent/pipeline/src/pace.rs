@@ -12,12 +12,13 @@
 
 use std::time::{Duration, Instant};
 
-/// Pause between looks while commits keep coming. Short enough that the WAL of a full-speed
-/// writer stays small, long enough that a page which is written often is read once.
-pub(crate) const STEP: Duration = Duration::from_millis(15);
+use sqlrep_capture::Cadence;
+
+/// Pause between looks while commits keep coming (measured, see the README of capture).
+pub(crate) const STEP: Duration = Cadence::BUSY;
 
 /// First pause after a quiet look that followed a hint; it doubles.
-const LOOK_AGAIN_MIN: Duration = Duration::from_millis(1);
+const LOOK_AGAIN_MIN: Duration = Cadence::LOOK;
 
 /// Looks end when the pause has grown past this: the commit that caused the hint was published
 /// or rolled back long ago, and the next write gives a new hint.
@@ -82,14 +83,19 @@ impl Pace {
         self.next_look = Some(self.next_look.map_or(soon, |at| at.min(soon)));
     }
 
-    /// A look found nothing new.
-    pub(crate) fn quiet(&mut self, now: Instant) {
+    /// A look found nothing new; `pause` is what the session asks for while its writer is busy.
+    pub(crate) fn quiet(&mut self, now: Instant, pause: Duration) {
+        if pause < STEP {
+            // It awaits a checkpoint of the writer that is over in a moment: do not miss it.
+            self.next_look = Some(now + pause);
+            return;
+        }
         self.next_look = (self.pause <= LOOK_AGAIN_MAX).then(|| now + self.pause);
         self.pause *= 2;
     }
 
-    /// New commits were read.
-    pub(crate) fn stepped(&mut self, now: Instant) {
+    /// New commits were read; `pause` is what the session asks for before the next look.
+    pub(crate) fn stepped(&mut self, now: Instant, pause: Duration) {
         let paused = self
             .last_new
             .is_none_or(|at| now.saturating_duration_since(at) >= PAUSE);
@@ -101,7 +107,7 @@ impl Pace {
         self.pending = Some(self.pending.unwrap_or(fresh));
         self.last_new = Some(now);
         self.pause = LOOK_AGAIN_MIN;
-        self.next_look = Some(now + STEP);
+        self.next_look = Some(now + pause);
     }
 
     /// An L0 file was cut.
@@ -180,7 +186,7 @@ mod tests {
         while let Some(at) = pace.wake_at() {
             now = now.max(at);
             assert!(pace.look_due(now));
-            pace.quiet(now);
+            pace.quiet(now, STEP);
             looks += 1;
             assert!(looks < 20, "looks end by themselves");
         }
@@ -194,11 +200,11 @@ mod tests {
     fn the_first_commit_after_a_quiet_spell_is_cut_at_once() {
         let now = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(now);
+        pace.stepped(now, STEP);
         assert!(pace.cut_due(now));
         pace.cut(now);
         let later = now + Duration::from_millis(200);
-        pace.stepped(later);
+        pace.stepped(later, STEP);
         assert!(
             pace.cut_due(later),
             "a pause is enough, not a whole interval"
@@ -209,10 +215,10 @@ mod tests {
     fn a_commit_soon_after_another_waits_for_the_pause_only() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start);
+        pace.stepped(start, STEP);
         pace.cut(start);
         let second = start + Duration::from_millis(20);
-        pace.stepped(second);
+        pace.stepped(second, STEP);
         assert!(!pace.cut_due(second));
         assert_eq!(pace.wake_at(), Some(second + STEP));
         assert!(pace.cut_due(second + PAUSE));
@@ -225,7 +231,7 @@ mod tests {
         let mut cuts = 0;
         for tick in 0..600 {
             let mut now = start + Duration::from_millis(100) * tick;
-            pace.stepped(now);
+            pace.stepped(now, STEP);
             for _ in 0..9 {
                 if pace.cut_due(now) {
                     pace.cut(now);
@@ -246,9 +252,9 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
         let mut cuts = 0;
-        for tick in 0..1000 {
+        for tick in 0..2000 {
             let now = start + STEP * tick;
-            pace.stepped(now);
+            pace.stepped(now, STEP);
             if pace.cut_due(now) {
                 pace.cut(now);
                 cuts += 1;
@@ -264,12 +270,12 @@ mod tests {
     fn pending_pages_wake_the_thread_even_when_no_look_is_due() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start);
+        pace.stepped(start, STEP);
         pace.cut(start);
         let second = start + Duration::from_millis(10);
-        pace.stepped(second);
+        pace.stepped(second, STEP);
         for _ in 0..20 {
-            pace.quiet(second);
+            pace.quiet(second, STEP);
         }
         assert_eq!(pace.wake_at(), Some(second + PAUSE));
     }

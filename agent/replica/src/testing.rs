@@ -20,6 +20,15 @@ use sqlrep_format::Timestamp;
 
 use crate::durable::{Dir, Fs, OsFs};
 
+/// A directory for a test whose fsyncs prove nothing (the real ones do so in `durable::tests`), and
+/// of which there are thousands: in memory where there is such a place.
+#[cfg(test)]
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("tests can write")
+}
+
 /// What a crash takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {

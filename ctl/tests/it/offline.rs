@@ -378,3 +378,61 @@ fn a_directory_that_is_no_replica_is_not_found() {
     assert_eq!(run.exit, 3, "{run:?}");
     assert!(run.err.contains("is the share mounted?"), "{run:?}");
 }
+
+#[test]
+fn a_branch_restores_on_top_of_the_main_chain_and_is_listed() {
+    let root = Root::new();
+    let replica = root.replica(PITR);
+    let name = "20261122T204905000Z-pod-1";
+    // The last two captures become the tail of a writer that was fenced.
+    let tail = replica.join(".sqlrep/branches").join(name).join("ltx/0");
+    fs::create_dir_all(&tail).unwrap();
+    for txid in [6, 7] {
+        let file = format!("{txid:016x}-{txid:016x}.ltx");
+        fs::copy(replica.join("ltx/0").join(&file), tail.join(&file)).unwrap();
+        fs::remove_file(replica.join("ltx/0").join(&file)).unwrap();
+    }
+    fs::remove_file(replica.join("ltx/1/0000000000000004-0000000000000007.ltx")).unwrap();
+    let restores = restores("0.5.17/pitr");
+    let expected = |label: &str| {
+        restores
+            .iter()
+            .find(|restore| restore["label"] == label)
+            .unwrap()["sha256"]
+            .clone()
+    };
+
+    let run = root.restore(&["mealie", "--branch", name]);
+    assert_eq!(run.exit, 0, "{run:?}");
+    assert_eq!(sha256(&root.file()), expected("latest"));
+    let run = root.restore(&["mealie", "--force"]);
+    assert_eq!(run.exit, 0, "{run:?}");
+    assert_eq!(
+        sha256(&root.file()),
+        expected("timestamp step 4"),
+        "the main chain ends before it"
+    );
+    let run = root.restore(&["mealie", "--branch", "pod-1", "--force"]);
+    assert_eq!(run.exit, 3, "{run:?}");
+    assert!(run.err.contains(name), "branches are listed: {run:?}");
+
+    let dir = root.root();
+    let arguments = [
+        "history",
+        "--replica",
+        dir.to_str().unwrap(),
+        "mealie",
+        "-o",
+        "json",
+    ];
+    let history = sqlrepctl(&arguments).json();
+    assert_eq!(history["branches"][0]["name"], name);
+    assert_eq!(history["branches"][0]["from_txid"], "0000000000000006");
+    let points = history["points"].as_array().unwrap();
+    let own: Vec<_> = points
+        .iter()
+        .filter(|point| point["branch"] == name)
+        .collect();
+    assert_eq!(own.len(), 2);
+    assert!(own.iter().all(|point| point["restorable"] == true));
+}

@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::LiveFile;
 use crate::Error;
 use crate::confine::{Confined, Owner};
-use crate::ffi::{self, CheckpointMode};
+use crate::ffi;
 
 /// What a checkpoint reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +71,20 @@ impl Link {
         })
     }
 
-    /// Copies frames into the database file. `None`: somebody else is doing that, or holds the
-    /// write lock that a full checkpoint needs.
-    pub(crate) fn checkpoint(&self, mode: CheckpointMode) -> Result<Option<Backfill>, Error> {
+    /// Takes the write lock: until [`Link::end`] nobody commits. `false`: a writer has it.
+    pub(crate) fn lock_writers(&self) -> Result<bool, Error> {
+        self.confined("take the write lock of", |connection| {
+            match connection.execute_batch("BEGIN IMMEDIATE") {
+                Err(error) if is_busy(&error) => Ok(false),
+                other => other.map(|()| true),
+            }
+        })
+    }
+
+    /// Copies frames into the database file, beside the writers. `None`: somebody else is at it.
+    pub(crate) fn checkpoint(&self) -> Result<Option<Backfill>, Error> {
         let result = self.confined("checkpoint", |connection| {
-            match ffi::checkpoint(connection, mode) {
+            match ffi::checkpoint(connection) {
                 Err(error) if is_busy(&error) => Ok(None),
                 other => other.map(Some),
             }

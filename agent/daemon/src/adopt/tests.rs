@@ -240,7 +240,7 @@ fn claimed(stage: &Stage, ino: u64) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_is_restored_then_scanned_then_its_gate_opens() {
+async fn a_pod_is_scanned_at_once_and_its_gate_opens_after_the_restore() {
     let stage = Stage::new();
     let waiting = PrepareError::WaitingForHandover {
         id: "media/surmai/data/x.db".to_owned(),
@@ -257,14 +257,14 @@ async fn a_pod_is_restored_then_scanned_then_its_gate_opens() {
     );
     assert_eq!(
         stage.flow.count("watch u"),
-        0,
-        "scanned before it was restored"
+        1,
+        "what is there already waits for nobody"
     );
     stage.until_phase(Phase::Ready).await;
     let calls = stage.flow.calls();
     assert_eq!(
         calls,
-        ["register u", "prepare data", "prepare data", "watch u"]
+        ["register u", "watch u", "prepare data", "prepare data"]
     );
     stage.end().await;
 }
@@ -293,13 +293,13 @@ async fn what_only_a_person_can_mend_shuts_the_gate_and_is_tried_again() {
 async fn an_annotation_that_leaves_the_replica_uncertain_keeps_the_gate_shut() {
     let stage = Stage::new();
     let wrong = sqlrep_discover::BadValue {
-        key: "sqlrep.io/restore".to_owned(),
-        value: "nevr".to_owned(),
-        accepted: "auto, never or required".to_owned(),
+        key: "sqlrep.io/app".to_owned(),
+        value: "My_App".to_owned(),
+        accepted: "a DNS-1123 name".to_owned(),
     };
     let pod = stage.pod(|pod| pod.wrong.push(wrong)).await;
     let status = stage.until_phase(Phase::Failed).await;
-    assert!(status.message.contains("sqlrep.io/restore") && status.message.contains("nevr"));
+    assert!(status.message.contains("sqlrep.io/app") && status.message.contains("My_App"));
     tokio::time::sleep(WAIT).await;
     assert_eq!(
         stage.flow.count("prepare data") + stage.flow.count("watch u"),

@@ -188,15 +188,37 @@ impl Databases for Service {
 
     async fn takeover(
         &self,
-        _: Request<v1::TakeoverRequest>,
+        request: Request<v1::TakeoverRequest>,
     ) -> Result<Response<v1::TakeoverResponse>, Status> {
-        Err(status::not_yet("taking a replica over"))
+        let id = convert::named(request.into_inner().database)?;
+        let fleet = &self.node.fleet;
+        let replicas = fleet.replicas().await.map_err(|error| status::of(&error))?;
+        let before = replicas.into_iter().find(|replica| replica.id == id);
+        let (pod, node) = before
+            .and_then(|replica| replica.owner)
+            .map_or_else(Default::default, |(pod, node, _)| (pod, node));
+        let txid = fleet
+            .take_over(&id)
+            .await
+            .map_err(|error| status::of(&error))?;
+        Ok(Response::new(v1::TakeoverResponse {
+            txid: txid.get(),
+            previous_pod: pod,
+            previous_node: node,
+        }))
     }
 
     async fn adopt(
         &self,
-        _: Request<v1::AdoptRequest>,
+        request: Request<v1::AdoptRequest>,
     ) -> Result<Response<v1::AdoptResponse>, Status> {
-        Err(status::not_yet("adopting a database"))
+        let request = request.into_inner();
+        if !request.litestream_replica.is_empty() {
+            return Err(status::not_yet("adopting a replica from another directory"));
+        }
+        let id = convert::named(request.database)?;
+        let adopted = self.node.fleet.take_over(&id).await;
+        let txid = adopted.map_err(|error| status::of(&error))?.get();
+        Ok(Response::new(v1::AdoptResponse { txid }))
     }
 }

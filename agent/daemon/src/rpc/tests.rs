@@ -228,11 +228,19 @@ async fn errors_carry_the_code_of_their_exit_code() {
         client.sync(nothing).await.unwrap_err().code(),
         Code::InvalidArgument
     );
-    let later = v1::TakeoverRequest {
+    let nobody = v1::TakeoverRequest {
         database: Some(id("x.db")),
     };
     assert_eq!(
-        client.takeover(later).await.unwrap_err().code(),
+        client.takeover(nobody).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    let elsewhere = v1::AdoptRequest {
+        database: Some(id("x.db")),
+        litestream_replica: "/elsewhere".to_owned(),
+    };
+    assert_eq!(
+        client.adopt(elsewhere).await.unwrap_err().code(),
         Code::Unimplemented
     );
 }

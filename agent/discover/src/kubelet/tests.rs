@@ -30,6 +30,10 @@ fn volume_is_entered_and_links_on_the_way_are_not() {
         assert!(linked.open_volume(&pod, "data").is_err(), "{step}");
         std_fs::remove_dir_all(other).unwrap();
     }
+    // A link that stays within the root is a link all the same.
+    symlink("p", root.join("pods/q")).unwrap();
+    let linked = kubelet.open_volume(&PodUid::new("q").unwrap(), "data");
+    assert_eq!(linked.unwrap_err(), Errno::LOOP);
     // The root itself may be a link: the operator made it.
     symlink(&root, temp.path().join("link")).unwrap();
     Kubelet::new(&temp.path().join("link"))

@@ -89,7 +89,7 @@ fn wrong_value_is_named_with_what_is_accepted_and_the_rest_goes_on() {
             Some(Duration::from_hours(72)),
             "{key}"
         );
-        let uncertain = [APP, TARGET_VOLUME, RESTORE].contains(&key);
+        let uncertain = [APP, TARGET_VOLUME].contains(&key);
         assert_eq!(bad.leaves_restore_uncertain(), uncertain, "{key}");
     }
 }

@@ -153,6 +153,14 @@ fn links_are_not_followed_at_any_place() {
     for path in ["dir", "up", "root", "loop", "..", "dir/../.."] {
         assert!(kubelet::open_dir(&dir, Path::new(path)).is_err(), "{path}");
     }
+    std_fs::create_dir_all(volume.path("real/sub")).unwrap();
+    symlink("real", volume.path("inner")).unwrap();
+    let inner = kubelet::open_dir(&dir, Path::new("inner/sub"));
+    assert_eq!(
+        inner.unwrap_err(),
+        Errno::LOOP,
+        "also where it stays within the volume"
+    );
     let absolute = kubelet::open_dir(&dir, &outside);
     assert_eq!(absolute.unwrap_err(), Errno::XDEV);
 }

@@ -24,6 +24,10 @@ use crate::progress::{Phase, Progress};
 /// about two seconds.
 const PASSING: u32 = 4;
 
+/// How long an unlinked database is still looked at. Its pod is going and its app is dead, or the
+/// file went to another name: then whoever follows that name waits until we let go.
+const UNLINKED_GRACE: Duration = Duration::from_secs(2);
+
 /// What a person or the actor asks of the thread.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -146,6 +150,7 @@ fn live(job: &Job, inbox: &Receiver<Command>) {
         inbox,
         pace: Pace::new(job.sync_interval),
         failures: 0,
+        unlinked_at: None,
     };
     loop {
         match catch_unwind(AssertUnwindSafe(|| thread.run())) {
@@ -179,6 +184,8 @@ struct Thread<'a> {
     inbox: &'a Receiver<Command>,
     pace: Pace,
     failures: u32,
+    /// Since when the path leads nowhere.
+    unlinked_at: Option<Instant>,
 }
 
 impl Thread<'_> {
@@ -223,6 +230,7 @@ impl Thread<'_> {
         tracing::debug!(?start, "attached");
         let after = self.job.spool.position().map(|position| position.txid);
         self.failures = 0;
+        self.unlinked_at = None;
         let (uid, gid, mode) = session.ownership();
         self.job.progress.update(|facts| {
             facts.phase = Phase::Following;
@@ -282,19 +290,23 @@ impl Thread<'_> {
             match session.look()? {
                 Look::New => {
                     self.step(session)?;
-                    self.pace.stepped(Instant::now());
-                }
-                Look::Uncommitted => self.pace.quiet(Instant::now()),
-                Look::Quiet => {
-                    self.pace.quiet(Instant::now());
                     self.checkpoint(session)?;
+                    self.pace.stepped(Instant::now(), session.pause());
+                }
+                Look::Uncommitted => self.pace.quiet(Instant::now(), session.pause()),
+                Look::Quiet => {
+                    self.checkpoint(session)?;
+                    self.pace.quiet(Instant::now(), session.pause());
                 }
                 Look::Unlinked => {
-                    // The tail is safe in our descriptors; keep it, and wait to be drained or
-                    // for another file to appear at this path.
+                    // The tail is safe in our descriptors: take it before anything else.
                     self.read_and_cut(session)?;
-                    self.pace.quiet(Instant::now());
                     self.job.progress.update(|facts| facts.removed = true);
+                    let now = Instant::now();
+                    if now - *self.unlinked_at.get_or_insert(now) >= UNLINKED_GRACE {
+                        return Ok(false);
+                    }
+                    self.pace.failed(now);
                 }
                 Look::Replaced => {
                     self.read_and_cut(session)?;

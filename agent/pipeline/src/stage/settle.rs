@@ -1,6 +1,6 @@
 //! The settle stage: finds out whose the replica is, and makes spool and replica fit together.
 //!
-//! Facts are read here, [`decide`](crate::decide::decide) decides, and what follows from the
+//! Facts are read here, [`decide`] decides, and what follows from the
 //! decision is done here. Blocking: only on a lane.
 
 use sqlrep_format::Timestamp;

@@ -6,6 +6,7 @@ use sqlrep_format::ltx::Level;
 use super::*;
 use crate::merge::Merge;
 use crate::testing::chain::{History, encode, header, page, put};
+use crate::testing::scratch;
 use crate::verify::verify;
 use crate::{DirStore, Plan, Point};
 
@@ -91,7 +92,7 @@ fn sealed(head: &Header, entries: &[Entry], twist: Twist) -> Vec<u8> {
 
 /// A sound TXID 1 and 3, and between them the file in question; what verify and merge say of it.
 fn verdict(head: &Header, entries: &[Entry], twist: Twist) -> Result<(), String> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = DirStore::new(dir.path());
     let three: Vec<_> = (1..=3).map(|pgno| (pgno, page(1, pgno))).collect();
     if !head.range.is_snapshot() {
@@ -178,7 +179,7 @@ proptest! {
         junk in proptest::collection::vec(any::<u8>(), 1..40),
         cut in 0usize..60,
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let store = DirStore::new(dir.path());
         let history = History::new(&[(4, vec![]), (6, vec![1, 2])]);
         let (first, pages) = history.covering(1, 1);

@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::testing::scratch;
 use crate::testing::{CrashFs, Loss};
 
 fn manifest(state: OwnerState) -> Manifest {
@@ -33,7 +34,7 @@ fn manifest(state: OwnerState) -> Manifest {
 
 #[test]
 fn what_is_saved_is_loaded() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let replica = dir.path().join("a/b");
     assert_eq!(load(&replica).unwrap(), None);
     for state in [OwnerState::Active, OwnerState::Released] {
@@ -44,7 +45,7 @@ fn what_is_saved_is_loaded() {
 }
 
 fn edited(edit: impl Fn(&mut serde_json::Value)) -> Result<Option<Manifest>, ManifestError> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     save(dir.path(), &manifest(OwnerState::Active)).unwrap();
     let path = dir.path().join(".sqlrep/manifest.json");
     let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -81,7 +82,7 @@ fn what_makes_no_sense_is_refused() {
     for edit in bad {
         assert!(matches!(edited(edit), Err(ManifestError::Malformed { .. })));
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     fs::create_dir(dir.path().join(".sqlrep")).unwrap();
     let path = dir.path().join(".sqlrep/manifest.json");
     fs::write(&path, vec![b' '; 100_000]).unwrap();
@@ -101,13 +102,13 @@ fn what_makes_no_sense_is_refused() {
 fn a_save_that_crashes_leaves_the_old_or_the_new_one() {
     let (old, new) = (manifest(OwnerState::Active), manifest(OwnerState::Released));
     for step in 0..100 {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         save(dir.path(), &old).unwrap();
         let crash = CrashFs::new(dir.path()).unwrap();
         crash.crash_at(step);
         let done = save_with(&crash, dir.path(), &new).is_ok();
         for loss in Loss::EACH {
-            let left = tempfile::tempdir().unwrap();
+            let left = scratch();
             crash.after_crash(loss, left.path()).unwrap();
             let found = load(left.path()).unwrap().unwrap();
             assert!(

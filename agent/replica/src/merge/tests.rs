@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::chain::{History, header, page, put, txid};
+use crate::testing::scratch;
 use crate::{DirStore, Point};
 
 fn level0(history: &History, dir: &std::path::Path) -> DirStore {
@@ -49,7 +50,7 @@ fn files(store: &DirStore, min: u64, max: u64) -> Plan {
 
 #[test]
 fn a_merge_that_was_not_read_to_its_end_proves_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = level0(&History::new(&[(3, vec![]), (3, vec![1])]), dir.path());
     let merge = Merge::open(&store, &files(&store, 1, 2)).unwrap();
     assert!(matches!(merge.finish(), Err(MergeError::Unread)));
@@ -57,7 +58,7 @@ fn a_merge_that_was_not_read_to_its_end_proves_nothing() {
 
 #[test]
 fn damage_in_a_page_that_nobody_wants_is_noticed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = level0(
         &History::new(&[(3, vec![]), (3, vec![1, 2, 3])]),
         dir.path(),
@@ -81,7 +82,7 @@ fn damage_in_a_page_that_nobody_wants_is_noticed() {
 
 #[test]
 fn a_merge_from_the_first_txid_misses_no_page() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = level0(&History::new(&[(3, vec![])]), dir.path());
     put(&store, 0, &header(2, 2, 5), &[(5, page(2, 5))]).unwrap();
     let error = read(&store, &files(&store, 1, 2)).unwrap_err();
@@ -93,7 +94,7 @@ fn a_merge_from_the_first_txid_misses_no_page() {
 
 #[test]
 fn more_files_than_stay_open_are_merged_all_the_same() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let steps: Vec<(u32, Vec<u32>)> = (0..150_u32)
         .map(|n| (3 + n / 50, vec![n % 5 + 1]))
         .collect();
@@ -116,7 +117,7 @@ fn more_files_than_stay_open_are_merged_all_the_same() {
 #[test]
 fn large_files_are_read_through_windows() {
     // Pages that do not compress, so that the files outgrow their windows.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = DirStore::new(dir.path());
     let mut random = fastrand::Rng::with_seed(7);
     let mut expected = Vec::new();
@@ -153,7 +154,7 @@ proptest! {
         min in 1u64..10,
         more in 0u64..9,
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let history = History::new(&steps);
         let min = min.min(history.head());
         let max = (min + more).min(history.head());
@@ -169,7 +170,7 @@ proptest! {
         steps in proptest::collection::vec((1u32..12, proptest::collection::vec(1u32..12, 0..5)), 3..10),
         cut in 1u64..9,
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let history = History::new(&steps);
         let head = history.head();
         let cut = cut.min(head - 1);

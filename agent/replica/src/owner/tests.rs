@@ -8,6 +8,7 @@ use crate::plan::plan;
 use crate::restore::{RestoreOptions, first_page, restore};
 use crate::testing::CrashFs;
 use crate::testing::chain::{History, encode, header, page, put, time, txid};
+use crate::testing::scratch;
 use crate::verify::verify;
 use crate::{Destination, DirStore, Point};
 
@@ -19,9 +20,7 @@ struct Spool {
 
 impl Spool {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { dir: scratch() }
     }
 
     /// A spooled file of a writer; `content` tells one writer's pages from another's.
@@ -57,7 +56,7 @@ fn writers_have_ids() {
 
 #[test]
 fn a_file_is_published_once_and_again_is_the_same() {
-    let (spool, dir) = (Spool::new(), tempfile::tempdir().unwrap());
+    let (spool, dir) = (Spool::new(), scratch());
     let store = DirStore::new(dir.path());
     let (a, b) = writers();
     let file = spool.file(a, 1, 1);
@@ -93,7 +92,7 @@ fn a_file_is_published_once_and_again_is_the_same() {
 
 #[test]
 fn a_lost_reply_is_found_out_at_the_next_attempt() {
-    let (spool, dir) = (Spool::new(), tempfile::tempdir().unwrap());
+    let (spool, dir) = (Spool::new(), scratch());
     let (a, _) = writers();
     let file = spool.file(a, 1, 1);
     for (errno, outcome) in [(EEXIST, Some(Publish::Done)), (5, None)] {
@@ -109,7 +108,7 @@ fn a_lost_reply_is_found_out_at_the_next_attempt() {
 
 #[test]
 fn a_damaged_spool_file_is_never_linked() {
-    let (spool, dir) = (Spool::new(), tempfile::tempdir().unwrap());
+    let (spool, dir) = (Spool::new(), scratch());
     let store = DirStore::new(dir.path());
     let (a, _) = writers();
     let file = spool.file(a, 1, 1);
@@ -154,7 +153,7 @@ fn a_damaged_spool_file_is_never_linked() {
 
 #[test]
 fn a_full_share_is_not_the_spools_fault() {
-    let (spool, dir) = (Spool::new(), tempfile::tempdir().unwrap());
+    let (spool, dir) = (Spool::new(), scratch());
     let faults = Arc::new(CrashFs::new(dir.path()).unwrap());
     faults.fail("fsync", 0, 28, true);
     let store = DirStore::with_fs(dir.path().join("r"), faults.clone());
@@ -170,7 +169,7 @@ fn a_full_share_is_not_the_spools_fault() {
 
 #[test]
 fn a_claim_fences_the_old_owner() {
-    let (spool, dir) = (Spool::new(), tempfile::tempdir().unwrap());
+    let (spool, dir) = (Spool::new(), scratch());
     let store = DirStore::new(dir.path());
     let (a, b) = writers();
     publish_l0(&store, a, &spool.file(a, 1, 1)).unwrap();
@@ -219,7 +218,7 @@ fn a_claim_fences_the_old_owner() {
 #[test]
 fn a_claim_that_comes_too_late_is_lost_to_itself_too() {
     // The same writer already went on from its claim: head + 1 is not this claim.
-    let (spool, dir) = (Spool::new(), tempfile::tempdir().unwrap());
+    let (spool, dir) = (Spool::new(), scratch());
     let store = DirStore::new(dir.path());
     let (a, _) = writers();
     publish_l0(&store, a, &spool.file(a, 1, 1)).unwrap();
@@ -231,7 +230,7 @@ fn a_claim_that_comes_too_late_is_lost_to_itself_too() {
 
 #[test]
 fn of_many_racing_writers_each_step_has_one_winner() {
-    let (spool, dir) = (Arc::new(Spool::new()), tempfile::tempdir().unwrap());
+    let (spool, dir) = (Arc::new(Spool::new()), scratch());
     let store = Arc::new(DirStore::new(dir.path()));
     let racers: Vec<_> = (0..3)
         .map(|n| {
@@ -254,7 +253,7 @@ fn of_many_racing_writers_each_step_has_one_winner() {
 
 #[test]
 fn a_fenced_tail_is_kept_on_a_branch_that_restores() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let main = DirStore::new(dir.path());
     let ours = History::new(&[(3, vec![]), (3, vec![1]), (4, vec![2]), (4, vec![3])]);
     for id in 1..=2 {
@@ -305,7 +304,7 @@ fn a_fenced_tail_is_kept_on_a_branch_that_restores() {
 
 #[test]
 fn the_name_of_a_branch_cannot_lead_elsewhere() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     for bad in [
         "..",
         "../..",
@@ -333,7 +332,7 @@ fn the_name_of_a_branch_cannot_lead_elsewhere() {
 
 #[test]
 fn a_retired_chain_makes_room_and_stays_restorable() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let main = DirStore::new(dir.path());
     let old = History::new(&[(3, vec![]), (3, vec![1])]);
     for id in 1..=2 {

@@ -8,11 +8,12 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::testing::chain::txid;
+use crate::testing::scratch;
 use crate::{DirStore, verify::verify};
 
 /// A copy whose files have the time of their headers: a checkout does not keep times.
 fn copy(case: &Path) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     copy_tree(&case.join("replica"), &dir.path().join("replica"));
     dir
 }
@@ -70,7 +71,7 @@ fn sha256(path: &Path) -> String {
 }
 
 fn restored(store: &DirStore, point: Point, threads: usize) -> (Restored, String) {
-    let out = tempfile::tempdir().unwrap();
+    let out = scratch();
     let path = out.path().join("db");
     let options = RestoreOptions {
         threads,
@@ -155,7 +156,7 @@ fn times_lost_in_a_copy_are_taken_from_the_headers() {
         .into_iter()
         .filter(|case| case.ends_with("pitr"))
     {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         copy_tree(&case.join("replica"), &dir.path().join("replica"));
         let store = DirStore::new(dir.path().join("replica"));
         for file in store.list().unwrap().files() {
@@ -229,7 +230,7 @@ fn every_negative_case_is_refused_and_says_why() {
         assert!(cases[case].is_object(), "{case}");
         let dir = copy(&golden().join("negative").join(case));
         let store = DirStore::new(dir.path().join("replica"));
-        let out = tempfile::tempdir().unwrap();
+        let out = scratch();
         let destination = Destination::open(&out.path().join("db")).unwrap();
         let error = restore(
             &store,

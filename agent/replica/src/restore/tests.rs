@@ -12,6 +12,7 @@ use sqlrep_format::PageSize;
 use super::*;
 use crate::DirStore;
 use crate::testing::chain::{self, History, header, page, put, time, txid};
+use crate::testing::scratch;
 use crate::testing::{CrashFs, Loss};
 use crate::verify::verify;
 
@@ -74,7 +75,7 @@ fn system(time: Timestamp) -> std::time::SystemTime {
 
 #[test]
 fn every_point_restores_to_its_state() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let history = small();
     let store = level0(&history, dir.path());
     for id in 1..=history.head() {
@@ -99,7 +100,7 @@ fn every_point_restores_to_its_state() {
 #[test]
 fn pages_cut_off_and_added_again_are_the_new_ones() {
     // Page 3 of TXID 1 is cut off by TXID 2 and must not come back with TXID 3's size.
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let store = DirStore::new(dir.path());
     let pages = |id, range: std::ops::RangeInclusive<u32>| {
         range.map(|p| (p, page(id, p))).collect::<Vec<_>>()
@@ -120,7 +121,7 @@ fn pages_cut_off_and_added_again_are_the_new_ones() {
 
 #[test]
 fn a_restore_never_overwrites() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let store = level0(&small(), dir.path());
     for name in ["db", "db-wal", "db-shm", "db-journal"] {
         let path = out.path().join(name);
@@ -150,7 +151,7 @@ fn a_restore_never_overwrites() {
 
 #[test]
 fn a_staged_database_is_not_visible_and_reads_page_by_page() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let history = small();
     let store = level0(&history, dir.path());
     let staged = stage(&store, Point::Latest, &to(out.path()), &options(1), &()).unwrap();
@@ -167,7 +168,7 @@ fn a_staged_database_is_not_visible_and_reads_page_by_page() {
 fn a_damaged_file_is_planned_around_when_there_is_a_road() {
     let history = small();
     for (level, min, max) in [(9, 1, 4), (1, 2, 5)] {
-        let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, out) = (scratch(), scratch());
         let store = level0(&history, dir.path());
         let (header, pages) = history.covering(min, max);
         put(&store, level, &header, &pages).unwrap();
@@ -194,7 +195,7 @@ fn damage_without_another_road_is_an_error_and_never_an_older_state() {
         Point::Txid(txid(5)),
         Point::Before(Timestamp::from_millis(i64::MAX)),
     ] {
-        let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, out) = (scratch(), scratch());
         let store = level0(&history, dir.path());
         damage(&store, 0, 5, 5);
         let error = restore(&store, point, &to(out.path()), &options(1), &()).unwrap_err();
@@ -262,7 +263,7 @@ impl Store for Retention {
 
 #[test]
 fn files_that_retention_takes_meanwhile_are_listed_anew() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let history = small();
     let store = Retention {
         store: level0(&history, dir.path()),
@@ -275,7 +276,7 @@ fn files_that_retention_takes_meanwhile_are_listed_anew() {
 
 #[test]
 fn a_header_that_disagrees_with_the_name_is_refused() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let store = level0(&small(), dir.path());
     // A file of another place, under a name where it would fit.
     let level = dir.path().join("ltx/0");
@@ -290,7 +291,7 @@ fn a_header_that_disagrees_with_the_name_is_refused() {
 
 #[test]
 fn files_of_another_page_size_are_refused() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let store = level0(&small(), dir.path());
     let other = Header {
         page_size: PageSize::new(1024).unwrap(),
@@ -306,7 +307,7 @@ fn files_of_another_page_size_are_refused() {
 
 #[test]
 fn a_header_that_claims_a_huge_database_is_refused() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let store = level0(&small(), dir.path());
     put(&store, 0, &header(6, 6, u32::MAX), &[(1, page(6, 1))]).unwrap();
     let error = restore(&store, Point::Latest, &to(out.path()), &options(1), &()).unwrap_err();
@@ -321,7 +322,7 @@ fn a_header_that_claims_a_huge_database_is_refused() {
 fn a_full_disk_leaves_nothing_behind() {
     let history = small();
     for errno in [28, 5] {
-        let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, out) = (scratch(), scratch());
         let store = level0(&history, dir.path());
         let faults = Arc::new(CrashFs::new(out.path()).unwrap());
         faults.fail("fsync", 0, errno, true);
@@ -337,17 +338,17 @@ fn a_full_disk_leaves_nothing_behind() {
 
 #[test]
 fn a_restore_that_crashes_leaves_the_whole_database_or_none() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let history = small();
     let store = level0(&history, dir.path());
     for step in 0..100 {
-        let out = tempfile::tempdir().unwrap();
+        let out = scratch();
         let crash = Arc::new(CrashFs::new(out.path()).unwrap());
         crash.crash_at(step);
         let destination = to(out.path()).with_fs(crash.clone());
         let done = restore(&store, Point::Latest, &destination, &options(1), &()).is_ok();
         for loss in Loss::EACH {
-            let left = tempfile::tempdir().unwrap();
+            let left = scratch();
             crash.after_crash(loss, left.path()).unwrap();
             if left.path().join("db").exists() {
                 assert_eq!(fs::read(left.path().join("db")).unwrap(), history.file(5));
@@ -373,7 +374,7 @@ fn a_restore_that_crashes_leaves_the_whole_database_or_none() {
 
 #[test]
 fn owner_and_mode_are_given() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let store = level0(&small(), dir.path());
     restore(&store, Point::Latest, &to(out.path()), &options(1), &()).unwrap();
     let stat = fs::metadata(out.path().join("db")).unwrap();
@@ -411,7 +412,7 @@ fn owner_and_mode_are_given() {
 
 #[test]
 fn a_volume_cannot_lead_a_restore_elsewhere() {
-    let (volume, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (volume, other) = (scratch(), scratch());
     symlink(other.path(), volume.path().join("link")).unwrap();
     fs::write(volume.path().join("file"), b"").unwrap();
     for bad in ["link/db", "../db", "/db", "", "a/../../db", "file/db", "."] {
@@ -432,7 +433,7 @@ fn a_volume_cannot_lead_a_restore_elsewhere() {
 
 #[test]
 fn the_first_page_comes_from_the_newest_file_that_has_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let history = small();
     let store = level0(&history, dir.path());
     let (head, first) = first_page(&store, Point::Latest).unwrap();
@@ -444,7 +445,7 @@ fn the_first_page_comes_from_the_newest_file_that_has_it() {
 
 #[test]
 fn a_file_without_pages_is_a_step_like_any_other() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let history = small();
     let store = level0(&history, dir.path());
     put(&store, 0, &header(6, 6, 4), &[]).unwrap();
@@ -464,7 +465,7 @@ impl Progress for Impatient {
 
 #[test]
 fn a_restore_can_be_cancelled() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), scratch());
     let store = level0(&small(), dir.path());
     let impatient = Impatient(AtomicUsize::new(0));
     let error = restore(
@@ -514,7 +515,7 @@ fn beyond_the_lock_page(dir: &Path) -> (DirStore, u32) {
 
 #[test]
 fn the_lock_page_is_not_missed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (store, last) = beyond_the_lock_page(dir.path());
     assert_eq!(verify(&store, Point::Latest, &()).unwrap().pages, last - 1);
 }
@@ -522,7 +523,7 @@ fn the_lock_page_is_not_missed() {
 #[test]
 #[ignore = "writes a gigabyte"]
 fn the_lock_page_stays_empty() {
-    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, out) = (scratch(), tempfile::tempdir().unwrap());
     let (store, last) = beyond_the_lock_page(dir.path());
     let size = PageSize::MAX;
     let done = restore(&store, Point::Latest, &to(out.path()), &options(2), &()).unwrap();
@@ -564,7 +565,7 @@ proptest! {
         (history, ranges) in chains(),
         threads in 1usize..4,
     ) {
-        let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, out) = (scratch(), scratch());
         let store = level0(&history, dir.path());
         for (min, max) in ranges {
             let (header, pages) = history.covering(min, max);
@@ -583,7 +584,7 @@ proptest! {
 
     #[test]
     fn damage_anywhere_is_noticed_or_planned_around((history, ranges) in chains(), pick in any::<proptest::sample::Index>(), at in any::<proptest::sample::Index>(), bit in 0u8..8) {
-        let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, out) = (scratch(), scratch());
         let store = level0(&history, dir.path());
         for (min, max) in ranges {
             let (header, pages) = history.covering(min, max);

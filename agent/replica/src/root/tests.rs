@@ -5,11 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Barrier};
 
 use super::*;
+use crate::testing::scratch;
 use crate::testing::{CrashFs, Loss};
 
 #[test]
 fn an_empty_root_that_nobody_remembers_is_marked_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     fs::create_dir(dir.path().join("lost+found")).unwrap();
     fs::write(dir.path().join(".sqlrep-0123456789abcdef"), b"").unwrap();
     let id = check(dir.path(), None).unwrap();
@@ -22,7 +23,7 @@ fn an_empty_root_that_nobody_remembers_is_marked_once() {
 
 #[test]
 fn an_empty_root_that_is_remembered_is_not_mounted() {
-    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, other) = (scratch(), scratch());
     let id = check(other.path(), None).unwrap();
     let error = check(dir.path(), Some(&id)).unwrap_err();
     assert!(matches!(error, RootError::Lost { expected, .. } if expected == id));
@@ -36,7 +37,7 @@ fn an_empty_root_that_is_remembered_is_not_mounted() {
 
 #[test]
 fn another_root_is_not_ours() {
-    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, other) = (scratch(), scratch());
     let (here, there) = (
         check(dir.path(), None).unwrap(),
         check(other.path(), None).unwrap(),
@@ -50,7 +51,7 @@ fn another_root_is_not_ours() {
 
 #[test]
 fn a_root_with_other_things_in_it_is_not_marked() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     fs::create_dir(dir.path().join("photos")).unwrap();
     let error = check(dir.path(), None).unwrap_err();
     assert!(matches!(error, RootError::Unmarked { .. }));
@@ -60,7 +61,7 @@ fn a_root_with_other_things_in_it_is_not_marked() {
 
 #[test]
 fn a_root_that_is_none_says_what_it_is() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     assert!(matches!(
         check(&dir.path().join("x"), None),
         Err(RootError::Missing { .. })
@@ -86,7 +87,7 @@ fn a_root_that_may_not_be_written_is_not_used() {
     if rustix::process::geteuid().is_root() {
         return; // nothing is forbidden to root; see the read-only mount below
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let id = check(dir.path(), None).unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).unwrap();
     assert!(matches!(
@@ -113,7 +114,7 @@ fn a_read_only_mount_is_told_from_the_rest() {
 #[test]
 fn nodes_that_mark_a_root_at_once_agree() {
     for _ in 0..20 {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let start = Arc::new(Barrier::new(4));
         let nodes: Vec<_> = (0..4)
             .map(|_| {
@@ -132,12 +133,12 @@ fn nodes_that_mark_a_root_at_once_agree() {
 #[test]
 fn a_marking_that_crashes_can_be_done_again() {
     for step in 0..100 {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let crash = CrashFs::new(dir.path()).unwrap();
         crash.crash_at(step);
         let done = check_with(&crash, dir.path(), None).ok();
         for loss in Loss::EACH {
-            let left = tempfile::tempdir().unwrap();
+            let left = scratch();
             crash.after_crash(loss, left.path()).unwrap();
             assert!(
                 check(left.path(), done.as_ref()).is_ok(),

@@ -3,10 +3,11 @@
 use super::*;
 use crate::DirStore;
 use crate::testing::chain::{History, put, txid};
+use crate::testing::scratch;
 
 #[test]
 fn a_sound_replica_is_proven_with_the_checksum_of_its_pages() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let history = History::new(&[(3, vec![]), (5, vec![1]), (4, vec![2])]);
     let store = DirStore::new(dir.path());
     for id in 1..=3 {
@@ -34,7 +35,7 @@ fn a_sound_replica_is_proven_with_the_checksum_of_its_pages() {
 
 #[test]
 fn an_empty_replica_is_not_a_sound_one() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let error = verify(&DirStore::new(dir.path()), Point::Latest, &()).unwrap_err();
     assert!(matches!(error, VerifyError::Plan(PlanError::Empty)));
 }

@@ -4,6 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::testing::chain::{self, header, page, txid};
+use crate::testing::scratch;
 use crate::testing::{CrashFs, Loss};
 
 fn one(commit: u32) -> Vec<(u32, Vec<u8>)> {
@@ -12,7 +13,7 @@ fn one(commit: u32) -> Vec<(u32, Vec<u8>)> {
 
 #[test]
 fn a_replica_that_does_not_exist_is_empty_and_nothing_is_created() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = DirStore::new(dir.path().join("a/b"));
     assert!(store.list().unwrap().is_empty());
     assert_eq!(store.sweep(Timestamp::from_millis(i64::MAX)).unwrap(), 0);
@@ -21,7 +22,7 @@ fn a_replica_that_does_not_exist_is_empty_and_nothing_is_created() {
 
 #[test]
 fn a_replica_that_cannot_be_read_is_not_empty() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     fs::write(dir.path().join("ltx"), b"").unwrap();
     assert!(DirStore::new(dir.path()).list().is_err());
     fs::remove_file(dir.path().join("ltx")).unwrap();
@@ -32,7 +33,7 @@ fn a_replica_that_cannot_be_read_is_not_empty() {
 
 #[test]
 fn what_is_put_is_listed_and_opened() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = DirStore::new(dir.path().join("r"));
     let wanted = header(1, 1, 2);
     assert_eq!(
@@ -70,7 +71,7 @@ fn what_is_put_is_listed_and_opened() {
 
 #[test]
 fn other_files_are_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = DirStore::new(dir.path());
     chain::put(&store, 0, &header(1, 1, 1), &one(1)).unwrap();
     let level = dir.path().join("ltx/0");
@@ -94,7 +95,7 @@ fn other_files_are_left_alone() {
 
 #[test]
 fn a_pipe_in_a_replica_hangs_nobody() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = DirStore::new(dir.path());
     chain::put(&store, 0, &header(1, 1, 1), &one(1)).unwrap();
     let file = store.list().unwrap().files()[0].clone();
@@ -112,13 +113,13 @@ fn a_pipe_in_a_replica_hangs_nobody() {
 fn a_put_that_crashes_leaves_a_valid_replica() {
     let whole = chain::encode(&header(1, 1, 3), &one(3));
     for step in 0..1000 {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let crash = Arc::new(CrashFs::new(dir.path()).unwrap());
         crash.crash_at(step);
         let store = DirStore::with_fs(dir.path().join("n/a/v/p"), crash.clone());
         let done = chain::put(&store, 0, &header(1, 1, 3), &one(3)).is_ok();
         for loss in Loss::EACH {
-            let left = tempfile::tempdir().unwrap();
+            let left = scratch();
             crash.after_crash(loss, left.path()).unwrap();
             let store = DirStore::new(left.path().join("n/a/v/p"));
             let listing = store.list().unwrap();
@@ -157,13 +158,13 @@ fn a_put_that_crashes_leaves_a_valid_replica() {
 
 #[test]
 fn directories_that_a_predecessor_left_are_made_durable() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let crash = Arc::new(CrashFs::new(dir.path()).unwrap());
     // Somebody made them and died before any fsync.
     fs::create_dir_all(dir.path().join("n/p/ltx/0")).unwrap();
     let store = DirStore::with_fs(dir.path().join("n/p"), crash.clone());
     chain::put(&store, 0, &header(1, 1, 1), &one(1)).unwrap();
-    let left = tempfile::tempdir().unwrap();
+    let left = scratch();
     crash.after_crash(Loss::All, left.path()).unwrap();
     assert_eq!(
         DirStore::new(left.path().join("n/p"))
@@ -177,7 +178,7 @@ fn directories_that_a_predecessor_left_are_made_durable() {
 #[test]
 fn errors_say_what_a_caller_may_conclude() {
     for (errno, full, transient) in [(28, true, false), (5, false, true), (116, false, true)] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let faults = Arc::new(CrashFs::new(dir.path()).unwrap());
         faults.fail("fsync", 0, errno, false);
         let store = DirStore::with_fs(dir.path().join("r"), faults.clone());

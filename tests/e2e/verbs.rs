@@ -1,0 +1,157 @@
+//! What `sqlrepctl` says of a healthy database, with an agent and without.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use sqlrep_tests::{Sqlite, Workload, image, scenario};
+
+use crate::binaries;
+use crate::scene::{Scene, fresh};
+
+#[test]
+fn the_same_is_said_with_an_agent_and_without() {
+    scenario("verbs", binaries(), |world| {
+        let agent = world.agent()?;
+        let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        Sqlite::once(&scene.db, "UPDATE clock SET n = 1;")?;
+        scene.prove_equal(world, &agent)?;
+        let root = world.replicas().to_string_lossy().into_owned();
+        let replica = scene.replica.to_string_lossy().into_owned();
+        let name = format!("default/{}", scene.reference);
+
+        let online = agent
+            .ctl()
+            .run(["history", &scene.reference, "-o", "json"])?;
+        let offline = ["history", "--replica", &replica, "-o", "json"];
+        let offline = world.ctl().run(offline)?.done()?.json()?;
+        let online = online.done()?.json()?;
+        let points = |history: &serde_json::Value| -> Result<String> {
+            let files = history["points"].as_array().or_else(|| history.as_array());
+            let files = files.with_context(|| format!("no points in {history}"))?;
+            Ok(files
+                .iter()
+                .map(|file| format!("{} ", file["max_txid"]))
+                .collect())
+        };
+        ensure!(points(&online)? == points(&offline)?, "{online}\n{offline}");
+
+        for ctl in [agent.ctl(), world.ctl()] {
+            let mut args = vec!["verify", &scene.reference];
+            if ctl.is_offline() {
+                args.extend(["--replica", &root]);
+            }
+            let said = ctl.run(args)?.done()?;
+            ensure!(said.out.contains(&name), "verify said {}", said.out);
+        }
+        let listed = world
+            .ctl()
+            .run(["list", "--replica", &root, "-o", "json"])?
+            .done()?;
+        ensure!(
+            listed.out.contains("app.db"),
+            "list --replica said {}",
+            listed.out
+        );
+
+        // a root and a REF, and the replica's own directory, lead to the same file
+        let source = image::settled(&scene.db)?;
+        for args in [vec![root.as_str(), &scene.reference], vec![&replica]] {
+            let out = fresh(world, "verbs");
+            let to = out.to_string_lossy().into_owned();
+            let head = ["restore", "-o", &to, "--replica"];
+            world.ctl().run(head.into_iter().chain(args))?.done()?;
+            image::same("restored offline", &source, &fs::read(&out)?)?;
+        }
+        let version = agent.ctl().run(["version", "-o", "json"])?.done()?.json()?;
+        ensure!(
+            version["client"].is_string() && version["agent"].is_object(),
+            "{version}"
+        );
+        agent.ctl().run(["check"])?.done().map(drop)
+    });
+}
+
+#[test]
+fn a_damaged_replica_is_not_verified() {
+    scenario("verify", binaries(), |world| {
+        let agent = world.agent()?;
+        let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        scene.prove_equal(world, &agent)?;
+        agent.ctl().run(["verify", &scene.reference])?.done()?;
+        let files = sqlrep_tests::ltx::level(&scene.replica, 0)?;
+        let path = &files.first().context("there are files")?.path;
+        let mut bytes = fs::read(path)?;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes)?;
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let said = agent.ctl().run(["verify", &scene.reference])?;
+        ensure!(
+            said.code != 0 && said.err.contains(&name),
+            "said {} {}",
+            said.out,
+            said.err
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_pod_makes_cannot_lead_out_of_its_volume() {
+    scenario("outside", binaries(), |world| {
+        let secret = world.path("secret.db");
+        let make =
+            "PRAGMA journal_mode = WAL; CREATE TABLE t (x); INSERT INTO t VALUES ('secret');";
+        Sqlite::once(&secret, make)?;
+        let agent = world.agent()?;
+        let scene = Scene::pod(world, "app")?;
+        let link = |name: &str| std::os::unix::fs::symlink(&secret, scene.pod.db(name));
+        link("link.db")?;
+        std::os::unix::fs::symlink(world.path(""), scene.pod.db("up"))?;
+        // a second name for a file outside: it has the content, and one inode more to be wary of
+        hard_link(&secret, &scene.pod.db("second-name.db"))?;
+        let fifo = std::process::Command::new("mkfifo")
+            .arg(scene.pod.db("pipe.db"))
+            .status()?;
+        ensure!(fifo.success(), "mkfifo");
+        let odd = scene.pod.db("an odd name; rm -rf ~ \u{1b}[31m.db");
+        for db in [&scene.db, &odd] {
+            Workload::new(world.seed).init(db)?;
+        }
+        agent.ctl().wait_following(&scene.reference)?;
+        scene.prove_equal(world, &agent)?;
+        for row in agent.ctl().list()? {
+            let name = row.reference();
+            let mine = name.ends_with("/app.db") || name.contains("odd");
+            ensure!(mine || row.state() != "following", "{name} is followed");
+        }
+        // nothing of the file outside is on the replica, and nothing was made beside it
+        for file in sqlrep_tests::ltx::below(&world.replicas())? {
+            let name = file.to_string_lossy().into_owned();
+            ensure!(
+                name.contains("/app.db/") || name.contains("odd"),
+                "{name} was replicated"
+            );
+        }
+        ensure!(
+            !image::beside(&secret, "-shm").exists(),
+            "something opened the file outside"
+        );
+        // what people see of an odd name cannot drive their terminal
+        let said = agent.ctl().run(["list"])?.done()?;
+        ensure!(
+            !said.out.contains('\u{1b}'),
+            "an escape sequence reached the terminal"
+        );
+        Ok(())
+    });
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests play a hostile pod")]
+fn hard_link(from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
+    fs::hard_link(from, to)
+}
