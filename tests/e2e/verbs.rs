@@ -25,14 +25,15 @@ fn the_same_is_said_with_an_agent_and_without() {
         let offline = ["history", "--replica", &replica, "-o", "json"];
         let offline = world.ctl().run(offline)?.done()?.json()?;
         let online = online.done()?.json()?;
-        let points = |history: &serde_json::Value| -> Result<String> {
-            let files = history["points"].as_array().or_else(|| history.as_array());
-            let files = files.with_context(|| format!("no points in {history}"))?;
-            Ok(files
+        let points = |history: &serde_json::Value| -> Result<Vec<String>> {
+            let points = history["points"].as_array();
+            let points = points.with_context(|| format!("no points in {history}"))?;
+            Ok(points
                 .iter()
-                .map(|file| format!("{} ", file["max_txid"]))
+                .map(|point| point["txid"].to_string())
                 .collect())
         };
+        ensure!(!points(&online)?.is_empty(), "{online}");
         ensure!(points(&online)? == points(&offline)?, "{online}\n{offline}");
 
         for ctl in [agent.ctl(), world.ctl()] {
