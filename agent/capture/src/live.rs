@@ -165,7 +165,11 @@ impl Live {
     }
 
     pub(crate) fn ownership(&self) -> (u32, u32, u32) {
-        (self.owner.uid, self.owner.gid, self.mode)
+        use std::os::unix::fs::MetadataExt as _;
+        match self.db.metadata() {
+            Ok(now) => (now.uid(), now.gid(), now.mode() & 0o7777),
+            Err(_) => (self.owner.uid, self.owner.gid, self.mode),
+        }
     }
 
     pub(crate) fn shm(&self) -> &File {

@@ -130,6 +130,25 @@ impl Context {
         self.pods().contains(pod_uid) || self.actors().keys().any(|key| key.pod_uid == pod_uid)
     }
 
+    /// A database of this volume's app that another pod still has on this node, or whose tail is
+    /// still on its way, and that pod's UID.
+    pub(crate) fn predecessor(&self, volume: &Volume) -> Option<(DbId, String)> {
+        let pod = &volume.pod;
+        let actors = self.actors();
+        let same = |id: &DbId| {
+            (id.namespace(), id.app(), id.volume())
+                == (
+                    pod.namespace.as_str(),
+                    pod.app.as_str(),
+                    volume.name.as_str(),
+                )
+        };
+        let mut others = actors.iter().filter(|(key, _)| key.pod_uid != pod.uid);
+        others
+            .find(|(_, handle)| same(&handle.id) && !lock(&self.insisted).contains(&handle.id))
+            .map(|(key, handle)| (handle.id.clone(), key.pod_uid.clone()))
+    }
+
     /// Whether a person said to take this replica whoever holds it.
     pub(crate) fn take_insistence(&self, id: &DbId) -> bool {
         lock(&self.insisted).remove(id)

@@ -34,6 +34,11 @@ impl Fleet {
         if volume.restore == RestorePolicy::Never {
             return Ok(Prepared::default());
         }
+        if let Some((id, pod)) = self.context.predecessor(volume) {
+            // Its first file may not be on the replica yet: an empty listing would prove nothing.
+            let (id, node) = (id.to_string(), self.context.config.node.clone());
+            return Err(PrepareError::WaitingForHandover { id, pod, node });
+        }
         let found = self
             .find(volume)
             .await

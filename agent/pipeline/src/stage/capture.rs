@@ -352,6 +352,7 @@ impl Thread<'_> {
     }
 
     fn drain(&mut self, session: Session) -> Result<Option<Txid>, StageError> {
+        self.measure(&session);
         let entry = session.drain(timestamp_now())?;
         if let Some(entry) = entry {
             let now = SystemTime::now();
@@ -373,7 +374,9 @@ impl Thread<'_> {
 
     fn measure(&self, session: &Session) {
         let (size, wal) = (session.size_bytes(), session.wal_bytes());
+        let (uid, gid, mode) = session.ownership();
         self.job.progress.update(|facts| {
+            facts.ownership = Some(Ownership { uid, gid, mode });
             facts.size_bytes = size;
             facts.wal_bytes = wal;
         });
