@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod calendar;
+pub mod compact;
 pub mod durable;
 mod input;
 mod layout;
@@ -11,6 +12,7 @@ pub mod owner;
 pub mod plan;
 mod progress;
 pub mod restore;
+pub mod retain;
 pub mod root;
 mod scan;
 mod store;

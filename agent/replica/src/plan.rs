@@ -82,6 +82,12 @@ pub fn points(listing: &Listing) -> Vec<RestorePoint> {
     road::points(&road::trusted(listing))
 }
 
+/// Level-0 files that no plan uses: a writer that had lost its replica left them.
+pub(crate) fn stragglers(listing: &Listing) -> Vec<ReplicaFile> {
+    let (stragglers, _) = road::told_apart(listing);
+    stragglers.into_iter().cloned().collect()
+}
+
 fn latest(files: &[&ReplicaFile]) -> Result<Plan, PlanError> {
     let steps = road::walk(files)?;
     match road::beyond(files, &steps) {

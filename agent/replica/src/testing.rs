@@ -6,6 +6,7 @@
 //! writes out what is left, and looks whether that is a valid replica.
 
 pub mod chain;
+pub mod peer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};

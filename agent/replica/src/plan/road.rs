@@ -14,6 +14,13 @@ use crate::{Listing, ReplicaFile};
 /// level 0. Retention takes from the bottom, so what is left of level 0 is one run up to the head:
 /// a level-0 file below a hole, in a range that a compacted file covers, is such a straggler.
 pub(super) fn trusted(listing: &Listing) -> Vec<&ReplicaFile> {
+    let (_, mut files) = told_apart(listing);
+    files.sort_by_key(|file| (file.range, file.level));
+    files
+}
+
+/// The stragglers and the files that a plan may use.
+pub(super) fn told_apart(listing: &Listing) -> (Vec<&ReplicaFile>, Vec<&ReplicaFile>) {
     let hole = below_hole(listing);
     let covered = |file: &ReplicaFile| {
         listing.files().iter().any(|other| {
@@ -22,17 +29,10 @@ pub(super) fn trusted(listing: &Listing) -> Vec<&ReplicaFile> {
                 && file.range.max() <= other.range.max()
         })
     };
-    let mut files: Vec<_> = listing
-        .files()
-        .iter()
-        .filter(|file| {
-            let suspect =
-                file.level == Level::L0 && hole.is_some_and(|hole| file.range.max() < hole);
-            !(suspect && covered(file))
-        })
-        .collect();
-    files.sort_by_key(|file| (file.range, file.level));
-    files
+    listing.files().iter().partition(|file| {
+        let suspect = file.level == Level::L0 && hole.is_some_and(|hole| file.range.max() < hole);
+        suspect && covered(file)
+    })
 }
 
 /// The first TXID of level 0 after its last hole; `None` without a hole.
