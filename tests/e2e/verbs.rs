@@ -25,14 +25,14 @@ fn the_same_is_said_with_an_agent_and_without() {
         let offline = ["history", "--replica", &replica, "-o", "json"];
         let offline = world.ctl().run(offline)?.done()?.json()?;
         let online = online.done()?.json()?;
-        let points = |history: &serde_json::Value| -> Result<String> {
+        let points = |history: &serde_json::Value| -> Result<Vec<String>> {
             let points = history["points"]
                 .as_array()
                 .filter(|points| !points.is_empty());
             let points = points.with_context(|| format!("no points in {history}"))?;
             Ok(points
                 .iter()
-                .map(|point| format!("{} {}; ", point["txid"], point["time"]))
+                .map(|point| format!("{} {}", point["txid"], point["time"]))
                 .collect())
         };
         ensure!(points(&online)? == points(&offline)?, "{online}\n{offline}");
