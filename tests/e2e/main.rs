@@ -9,6 +9,7 @@ mod drain;
 mod golden;
 mod harness;
 mod killed;
+mod kube;
 mod locks;
 mod outage;
 mod race;

@@ -29,6 +29,10 @@ pub struct AgentOptions {
     pub state: Option<PathBuf>,
     /// `--pods dir:…`.
     pub pods: Option<PathBuf>,
+    /// `--pods kube` instead, with this kubeconfig.
+    pub kubeconfig: Option<PathBuf>,
+    /// More of its environment.
+    pub env: Vec<(String, String)>,
     /// `--kubelet-root`.
     pub kubelet: Option<PathBuf>,
     /// More flags.
@@ -44,6 +48,14 @@ impl AgentOptions {
     pub fn node(name: &str) -> Self {
         Self {
             node: Some(name.into()),
+            ..Self::default()
+        }
+    }
+
+    /// With its pods from an API server.
+    pub fn kube(kubeconfig: PathBuf) -> Self {
+        Self {
+            kubeconfig: Some(kubeconfig),
             ..Self::default()
         }
     }
@@ -102,10 +114,10 @@ impl Agent {
             .arg("run")
             .args(["--node-name", &node])
             .arg("--pods")
-            .arg(prefixed(
-                "dir:",
-                options.pods.unwrap_or_else(|| world.pods()),
-            ))
+            .arg(match &options.kubeconfig {
+                Some(_) => "kube".into(),
+                None => prefixed("dir:", options.pods.unwrap_or_else(|| world.pods())),
+            })
             .arg("--kubelet-root")
             .arg(options.kubelet.unwrap_or_else(|| world.kubelet()))
             .arg("--replica-root")
@@ -125,6 +137,10 @@ impl Agent {
         if let Some((uid, gid)) = options.user {
             command.uid(uid).gid(gid);
         }
+        if let Some(kubeconfig) = &options.kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
+        }
+        command.envs(options.env);
         let process = Process::logged(&format!("agent {node}"), &mut command, &log)?;
         Ok(Self {
             process,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod api;
 pub mod app;
 pub mod ctl;
 pub mod image;
@@ -19,6 +20,7 @@ pub mod wait;
 pub mod world;
 
 pub use agent::{Agent, AgentOptions};
+pub use api::{ApiServer, Trouble};
 pub use app::{Reader, Sqlite, Workload, Writer};
 pub use ctl::{Ctl, Said};
 pub use peer::Peer;

@@ -116,6 +116,11 @@ impl Pod {
         Ok(pod)
     }
 
+    /// The manifest, for an API server instead of a directory.
+    pub fn document(&self) -> &Value {
+        &self.document
+    }
+
     /// Writes the manifest, whole or not at all.
     pub fn announce(&self) -> Result<()> {
         self.write(&self.document)

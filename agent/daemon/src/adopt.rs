@@ -235,6 +235,9 @@ impl<F: Flow> Adoption<F> {
             } => {
                 tracing::warn!(pod = %pod, key, value, accepted, "annotation is not accepted");
             }
+            Event::BadPod { pod, reason } => {
+                tracing::warn!(pod = %pod, reason, "pod cannot be used");
+            }
             Event::BadManifest { path, reason } => {
                 tracing::warn!(path = %path.display(), reason, "manifest cannot be used");
             }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adopt::{Adoption, Context, Notes, Signals};
 use crate::cli::complain;
+use crate::cluster::Cluster;
 use crate::config::{Config, Listen, PodsSource, TlsFiles};
 use crate::gate::status::BOOT_ID_FILE;
 use crate::health::Pulse;
@@ -84,15 +85,26 @@ impl App {
         let config = Arc::new(config);
         let boot_id = boot_id()?;
         let tls = config.tls.as_ref().map(read_tls).transpose()?;
-        let fleet = Fleet::start(fleet_config(&config)).with_context(|| {
+        let (cluster, source) = match &config.pods {
+            PodsSource::Dir(path) => (None, PodSource::Dir(path.clone())),
+            PodsSource::Kube => {
+                let cluster = Cluster::connect(&config).await?;
+                let source = PodSource::Kube(cluster.api_server());
+                (Some(cluster), source)
+            }
+        };
+        let fleet = Fleet::start(fleet_config(&config, cluster.as_ref())).with_context(|| {
             format!("--state-dir {}: cannot be used", config.state_dir.display())
         })?;
         let mut sockets = Bound::bind(&config).await?;
 
         let stop = CancellationToken::new();
         let (pulse, notes, claims) = (Pulse::new(), Notes::default(), Claims::new());
-        let (discover, events) =
-            Discover::start(discover_config(&config), claims.clone(), stop.clone())?;
+        let (discover, events) = Discover::start(
+            discover_config(&config, source),
+            claims.clone(),
+            stop.clone(),
+        )?;
         let discover = Arc::new(discover);
         let (watch, rescan) = (Arc::clone(&discover), discover);
         let context = Context {
@@ -239,7 +251,7 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-fn fleet_config(config: &Config) -> FleetConfig {
+fn fleet_config(config: &Config, cluster: Option<&Cluster>) -> FleetConfig {
     FleetConfig {
         node: config.node_name.clone(),
         replica_root: config.replica_root.clone(),
@@ -249,14 +261,13 @@ fn fleet_config(config: &Config) -> FleetConfig {
         wal_bytes_max: config.wal_bytes_max,
         drain_timeout: config.drain_timeout,
         replica_owner: config.replica_owner.map(|(uid, gid)| Identity { uid, gid }),
-        cluster_uid: None,
+        cluster_uid: cluster.map(|cluster| cluster.uid().to_owned()),
     }
 }
 
-fn discover_config(config: &Config) -> sqlrep_discover::Config {
-    let PodsSource::Dir(path) = &config.pods;
+fn discover_config(config: &Config, source: PodSource) -> sqlrep_discover::Config {
     sqlrep_discover::Config::new(
-        PodSource::Dir(path.clone()),
+        source,
         config.kubelet_root.clone(),
         config.node_name.clone(),
     )

@@ -40,6 +40,8 @@ const DRAIN_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 /// Where pods come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PodsSource {
+    /// The API server of the cluster.
+    Kube,
     /// A directory of v1/Pod manifests.
     Dir(PathBuf),
 }
@@ -370,10 +372,7 @@ fn check_node_name(name: &str) -> Result<(), ConfigError> {
 
 fn check_pods(text: &str) -> Result<PodsSource, ConfigError> {
     match text {
-        "kube" => wrong(
-            "--pods",
-            "`kube` is not available in this build yet; give dir:PATH, a directory of v1/Pod manifests",
-        ),
+        "kube" => Ok(PodsSource::Kube),
         _ => match text.strip_prefix("dir:") {
             None => wrong(
                 "--pods",

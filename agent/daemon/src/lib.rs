@@ -7,6 +7,7 @@ mod adopt;
 mod app;
 mod args;
 mod cli;
+mod cluster;
 mod config;
 mod demo;
 mod gate;

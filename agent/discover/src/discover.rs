@@ -13,10 +13,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::claims::Claims;
+use crate::cluster::{self, ApiServer};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::event::Event;
 use crate::identity::PodUid;
+use crate::manifests::Wanted;
 use crate::outbox::Outbox;
 
 /// Where pods are learned from.
@@ -25,6 +27,8 @@ use crate::outbox::Outbox;
 pub enum PodSource {
     /// A directory of v1/Pod manifests, `.yaml`, `.yml` or `.json`.
     Dir(PathBuf),
+    /// The API server of a cluster.
+    Kube(ApiServer),
 }
 
 /// What discovery needs to know.
@@ -136,6 +140,10 @@ impl Discover {
         let cancel = cancel.child_token();
         let (sender, receiver) = mpsc::channel(config.limits.events_max);
         let outbox = Outbox::new(sender, cancel.clone());
+        let watch = match &config.source {
+            PodSource::Kube(server) => Some((server.clone(), config.node_name.clone())),
+            PodSource::Dir(_) => None,
+        };
         let mut engine = Engine::new(config, claims, outbox, Arc::clone(&requests))?;
         thread::Builder::new()
             .name("discover".into())
@@ -144,6 +152,10 @@ impl Discover {
                 attempted: "start the discovery thread",
                 source,
             })?;
+        if let Some((server, node_name)) = watch {
+            let (requests, cancel) = (Arc::clone(&requests), cancel.clone());
+            runtime.spawn(cluster::run(server, node_name, requests, cancel));
+        }
         let (waker, cancelled) = (Arc::clone(&requests), cancel.clone());
         runtime.spawn(async move {
             cancelled.cancelled().await;
@@ -181,6 +193,8 @@ pub(crate) struct Requests {
 /// See [`Requests`].
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
+    /// The pods of this node, if the API server told them anew.
+    pub(crate) pods: Option<Wanted>,
     /// Pods whose volumes are to be watched.
     pub(crate) watch: BTreeSet<PodUid>,
     /// Whether everything is to be scanned.
@@ -209,6 +223,11 @@ impl Requests {
         self.change(|asked| {
             asked.watch.insert(pod.clone());
         });
+    }
+
+    /// All pods of this node, as the API server has them now.
+    pub(crate) fn tell(&self, pods: Wanted) {
+        self.change(|asked| asked.pods = Some(pods));
     }
 
     /// Ends the thread.

@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::identity::PodUid;
 use crate::inventory::{PodChange, diff_pods};
 use crate::kubelet::{Kubelet, Way};
-use crate::manifests::Manifests;
+use crate::manifests::{Manifests, Wanted};
 use crate::outbox::{Closed, Outbox};
 use crate::pods::PodRef;
 use crate::policy::BadValue;
@@ -39,21 +39,33 @@ pub(crate) struct Engine {
     outbox: Outbox,
     requests: Arc<Requests>,
     watches: Watches,
-    manifests: Manifests,
+    /// The directory of manifests, where pods come from one.
+    manifests: Option<Manifests>,
     pods: BTreeMap<PodUid, Pod>,
     bad_labels: BTreeMap<PodUid, BadValue>,
+    unusable: BTreeMap<PodUid, String>,
     /// Whether the directory of manifests is not watched.
     manifests_unwatched: bool,
     /// Why notification does not cover everything, until it has been said.
     limited: Option<String>,
     limited_said: bool,
-    /// What is said once, after the first full read of the manifests.
-    ready: Option<Event>,
+    ready: Ready,
     overflowed: bool,
     /// When everything was last scanned.
     last_rescan: Option<Instant>,
     next_rescan: Instant,
     next_poll: Instant,
+}
+
+/// Whether every pod of this node was told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ready {
+    /// No.
+    NotYet,
+    /// With this round; it is to be said.
+    Due,
+    /// It was said.
+    Said,
 }
 
 /// One pod that is wanted.
@@ -77,7 +89,7 @@ impl Engine {
         requests: Arc<Requests>,
     ) -> Result<Self, Error> {
         let Config {
-            source: PodSource::Dir(dir),
+            source,
             kubelet_root,
             node_name,
             limits,
@@ -86,8 +98,13 @@ impl Engine {
             path: kubelet_root,
             source,
         })?;
-        let manifests = Manifests::new(&dir, &node_name, &limits)
-            .map_err(|source| Error::Manifests { path: dir, source })?;
+        let manifests = match source {
+            PodSource::Kube(_) => None,
+            PodSource::Dir(dir) => Some(
+                Manifests::new(&dir, &node_name, &limits)
+                    .map_err(|source| Error::Manifests { path: dir, source })?,
+            ),
+        };
         let (watches, limited) = Watches::new(limits.watches_max);
         let now = Instant::now();
         Ok(Self {
@@ -96,13 +113,18 @@ impl Engine {
             outbox,
             requests,
             watches,
+            manifests_unwatched: manifests.is_some(),
+            ready: match manifests {
+                // The first round reads the whole directory.
+                Some(_) => Ready::Due,
+                None => Ready::NotYet,
+            },
             manifests,
             pods: BTreeMap::new(),
             bad_labels: BTreeMap::new(),
-            manifests_unwatched: true,
+            unusable: BTreeMap::new(),
             limited,
             limited_said: false,
-            ready: Some(Event::Ready),
             overflowed: false,
             last_rescan: None,
             // Due at once: the first round is the first look.
@@ -150,13 +172,20 @@ impl Engine {
         } else if self.next_poll <= now {
             self.poll_unwatched(now)?;
         }
-        if self.manifests.take_all_due() {
+        if self.manifests.as_mut().is_some_and(Manifests::take_all_due) {
             self.look_through_manifests(now)?;
         }
         self.overflow(now)?;
-        self.read_pods(now)?;
-        if let Some(ready) = self.ready.take() {
-            self.outbox.send(ready)?;
+        if let Some(wanted) = asked.pods {
+            if self.ready == Ready::NotYet {
+                self.ready = Ready::Due;
+            }
+            self.take_pods(wanted, now)?;
+        }
+        self.read_manifests(now)?;
+        if self.ready == Ready::Due {
+            self.ready = Ready::Said;
+            self.outbox.send(Event::Ready)?;
         }
         self.look(now)?;
         self.say_limited()?;
@@ -176,11 +205,13 @@ impl Engine {
         } = self;
         watches.drain(|hint| match hint {
             Hint::Overflow => *overflowed = true,
-            Hint::At(Place::Manifests, what) => match what {
-                What::SelfGone => *manifests_unwatched = true,
-                What::Went(name) => manifests.went(name, now),
-                What::Came(name) | What::Written(name) => manifests.came(name, now),
-                What::Directory(_) => {}
+            Hint::At(Place::Manifests, what) => match (what, &mut *manifests) {
+                (What::SelfGone, _) => *manifests_unwatched = true,
+                (What::Went(name), Some(manifests)) => manifests.went(name, now),
+                (What::Came(name) | What::Written(name), Some(manifests)) => {
+                    manifests.came(name, now);
+                }
+                (What::Directory(_), _) | (_, None) => {}
             },
             Hint::At(Place::Way(uid), _) => {
                 if let Some(pod) = pods.get_mut(uid) {
@@ -231,8 +262,11 @@ impl Engine {
 
     /// Watches the directory of manifests and finds what changed in it.
     fn look_through_manifests(&mut self, now: Instant) -> Result<(), Closed> {
+        let Some(manifests) = &mut self.manifests else {
+            return Ok(());
+        };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let watched = match fs::openat(CWD, self.manifests.dir(), flags, Mode::empty()) {
+        let watched = match fs::openat(CWD, manifests.dir(), flags, Mode::empty()) {
             Ok(dir) => self.watches.set(Place::Manifests, dir.as_fd()),
             Err(_) => Err(NotWatched::Failed),
         };
@@ -241,7 +275,7 @@ impl Engine {
             self.limited.get_or_insert(reason);
         }
         let mut events = Vec::new();
-        self.manifests.look_through(now, &mut events);
+        manifests.look_through(now, &mut events);
         events
             .into_iter()
             .try_for_each(|event| self.outbox.send(event))
@@ -262,16 +296,35 @@ impl Engine {
     }
 
     /// Reads the manifests that are due and tells what changed about pods.
-    fn read_pods(&mut self, now: Instant) -> Result<(), Closed> {
+    fn read_manifests(&mut self, now: Instant) -> Result<(), Closed> {
+        let Some(manifests) = &mut self.manifests else {
+            return Ok(());
+        };
         let mut events = Vec::new();
-        let changed = self.manifests.refresh(now, &mut events);
+        let changed = manifests.refresh(now, &mut events);
         if !changed {
             return Ok(());
         }
-        let wanted = self.manifests.wanted(&mut events);
+        let wanted = manifests.wanted(&mut events);
         events
             .into_iter()
             .try_for_each(|event| self.outbox.send(event))?;
+        self.take_pods(wanted, now)
+    }
+
+    /// Takes in all pods as they are now and tells what changed.
+    fn take_pods(&mut self, mut wanted: Wanted, now: Instant) -> Result<(), Closed> {
+        for (uid, reason) in &wanted.unusable {
+            if self.unusable.get(uid) != Some(reason) {
+                let (pod, reason) = (uid.clone(), reason.clone());
+                self.outbox.send(Event::BadPod { pod, reason })?;
+            }
+        }
+        for uid in wanted.unusable.keys().chain(&wanted.undecided) {
+            let known = self.pods.get(uid).map(|pod| pod.told.clone());
+            wanted.pods.extend(known.map(|pod| (uid.clone(), pod)));
+        }
+        self.unusable = wanted.unusable;
         for (uid, bad) in &wanted.bad_labels {
             if self.bad_labels.get(uid) != Some(bad) {
                 self.say_bad(uid, bad)?;
@@ -436,7 +489,8 @@ impl Engine {
         let blind = self.manifests_unwatched
             || self.watches.fd().is_none()
             || volumes().any(Volume::is_unwatched);
-        let timers = [self.manifests.next_due(), blind.then_some(self.next_poll)];
+        let manifests = self.manifests.as_ref().and_then(Manifests::next_due);
+        let timers = [manifests, blind.then_some(self.next_poll)];
         let timers = timers
             .into_iter()
             .flatten()

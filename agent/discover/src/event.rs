@@ -57,6 +57,13 @@ pub enum Event {
         /// What would have been accepted, in words.
         accepted: String,
     },
+    /// A pod of the API server opted in and cannot be used. Said once for each reason.
+    BadPod {
+        /// Which one.
+        pod: PodUid,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A manifest, or the directory of manifests, could not be used. What was known from it
     /// before stays. Said once for each reason.
     BadManifest {

@@ -68,6 +68,9 @@ pub(crate) fn app_from_owner(metadata: &Metadata, pod_name: &str, node: &str) ->
     let Some(owner) = controller(&metadata.owner_references) else {
         return pod_name.to_owned();
     };
+    if let Some(top) = &metadata.looked_up.top_owner {
+        return top.clone();
+    }
     match owner.kind.as_str() {
         "ReplicaSet" => deployment_of(owner, metadata).to_owned(),
         "Job" => cron_job_of(&owner.name).unwrap_or(&owner.name).to_owned(),
@@ -76,6 +79,16 @@ pub(crate) fn app_from_owner(metadata: &Metadata, pod_name: &str, node: &str) ->
         // A StatefulSet's pods are named `<statefulset>-<ordinal>`, which is the identity; so is
         // the name of a static pod and of a pod under a controller that we do not know.
         _ => pod_name.to_owned(),
+    }
+}
+
+/// The owner whose own owner names the app, where no name in the pod tells it for certain.
+pub(crate) fn owner_to_look_up(metadata: &Metadata) -> Option<&OwnerReference> {
+    let owner = controller(&metadata.owner_references)?;
+    match owner.kind.as_str() {
+        "Job" => Some(owner),
+        "ReplicaSet" => (deployment_of(owner, metadata) == owner.name).then_some(owner),
+        _ => None,
     }
 }
 

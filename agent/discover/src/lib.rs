@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod claims;
+mod cluster;
 mod discover;
 mod engine;
 mod error;
@@ -23,6 +24,7 @@ mod volume;
 mod watch;
 
 pub use claims::Claims;
+pub use cluster::ApiServer;
 pub use discover::{Config, Discover, Limits, PodSource};
 pub use error::Error;
 pub use event::{Event, InodeKey, Kind};

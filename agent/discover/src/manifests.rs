@@ -72,6 +72,10 @@ pub(crate) struct Wanted {
     pub(crate) pods: BTreeMap<PodUid, PodRef>,
     /// Pods that meant to opt in but did not.
     pub(crate) bad_labels: BTreeMap<PodUid, BadValue>,
+    /// Pods that cannot be used, and why; what was known of them stays.
+    pub(crate) unusable: BTreeMap<PodUid, String>,
+    /// Pods of which not enough is known yet; what was known of them stays.
+    pub(crate) undecided: BTreeSet<PodUid>,
 }
 
 impl Manifests {

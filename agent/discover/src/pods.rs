@@ -21,6 +21,8 @@ pub struct PodRef {
     pub name: String,
     /// Its namespace, the first part of the identity.
     pub namespace: String,
+    /// The UID of that namespace, where a cluster told it.
+    pub namespace_uid: Option<String>,
     /// The app part of the identity: from `sqlrep.io/app`, else from its owner.
     pub app: String,
     /// `spec.nodeName`, when the manifest says it.
@@ -203,6 +205,7 @@ fn wanted(manifest: &Manifest, uid: PodUid, node: Option<String>, node_name: &st
         uid,
         name,
         namespace: namespace.to_owned(),
+        namespace_uid: metadata.looked_up.namespace_uid.clone(),
         app,
         node,
         volumes: selected.filter_map(|volume| empty_dir(volume)).collect(),

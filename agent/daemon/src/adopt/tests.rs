@@ -210,6 +210,7 @@ fn pod() -> PodRef {
         uid: uid(),
         name: "surmai-1".to_owned(),
         namespace: "media".to_owned(),
+        namespace_uid: None,
         app: "surmai".to_owned(),
         node: None,
         volumes: vec![EmptyDir {

@@ -19,7 +19,7 @@ pub(crate) fn volume(
             app: pod.app.clone(),
             name: pod.name.clone(),
             uid: pod.uid.to_string(),
-            namespace_uid: None,
+            namespace_uid: pod.namespace_uid.clone(),
         },
         name: dir.name.clone(),
         dir: volume_dir(kubelet_root, &pod.uid, &dir.name),

@@ -107,7 +107,7 @@ fn bad_values_name_the_flag_and_what_to_write_instead() {
     let cases: &[(&[&str], &str, &str)] = &[
         (&["--node-name", "Node_1"], "--node-name", "lower-case"),
         (&["--node-name", ""], "--node-name", "lower-case"),
-        (&["--pods", "kube"], "--pods", "dir:PATH"),
+        (&["--pods", "cube"], "--pods", "dir:PATH"),
         (&["--pods", "file:/x"], "--pods", "dir:PATH"),
         (&["--pods", "dir:"], "--pods", "dir:PATH"),
         (&["--listen", "localhost"], "--listen", "127.0.0.1:7077"),

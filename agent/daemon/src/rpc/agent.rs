@@ -87,6 +87,7 @@ impl Agent for Service {
 
 fn pods(config: &Config) -> String {
     match &config.pods {
+        PodsSource::Kube => "kube".to_owned(),
         PodsSource::Dir(path) => format!("dir:{}", path.display()),
     }
 }

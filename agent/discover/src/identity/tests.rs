@@ -6,6 +6,7 @@ fn app(kind: &str, owner: &str, pod: &str, hash: Option<&str>) -> String {
     let reference = OwnerReference {
         kind: kind.into(),
         name: owner.into(),
+        uid: String::new(),
         controller: Some(true),
     };
     let mut metadata = Metadata {
@@ -73,6 +74,7 @@ fn bare_pod_and_owner_that_does_not_control_give_the_pod_name() {
     let reference = OwnerReference {
         kind: "Job".into(),
         name: "job".into(),
+        uid: String::new(),
         controller: None,
     };
     let metadata = Metadata {

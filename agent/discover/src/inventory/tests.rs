@@ -121,6 +121,7 @@ fn pod(uid: &str, app: &str, phase: Phase) -> (PodUid, PodRef) {
         uid: uid.clone(),
         name: "p".into(),
         namespace: "n".into(),
+        namespace_uid: None,
         app: app.into(),
         node: None,
         volumes: vec![],

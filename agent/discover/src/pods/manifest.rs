@@ -61,6 +61,18 @@ pub(crate) struct Metadata {
     pub(crate) owner_references: Vec<OwnerReference>,
     /// Only whether it is there matters.
     pub(crate) deletion_timestamp: Option<String>,
+    /// Never in a manifest.
+    #[serde(skip)]
+    pub(crate) looked_up: LookedUp,
+}
+
+/// What a pod does not say itself and an API server was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LookedUp {
+    /// The name of the object at the top of the pod's owner: the CronJob of its Job.
+    pub(crate) top_owner: Option<String>,
+    /// The UID of its namespace.
+    pub(crate) namespace_uid: Option<String>,
 }
 
 /// One of its `metadata.ownerReferences`.
@@ -71,6 +83,8 @@ pub(crate) struct OwnerReference {
     pub(crate) kind: String,
     #[serde(deserialize_with = "or_default")]
     pub(crate) name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) uid: String,
     pub(crate) controller: Option<bool>,
 }
 
@@ -204,7 +218,7 @@ impl Quantity {
 }
 
 /// `null` is the default, as it is to the API server.
-fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Default,
