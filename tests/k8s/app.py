@@ -35,6 +35,7 @@ def main():
     db = sqlite3.connect(path, timeout=30, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("PRAGMA temp_store = MEMORY")  # the root file system is read-only
     db.execute("CREATE TABLE IF NOT EXISTS acked (writer TEXT, row INTEGER, padding TEXT)")
     check = db.execute("PRAGMA integrity_check").fetchone()[0]
     stat = os.stat(path)
