@@ -94,34 +94,6 @@ fn only_what_the_pod_names_is_taken() {
 }
 
 #[test]
-fn a_rollback_journal_database_is_reported_and_followed_once_it_is_in_wal_mode() {
-    scenario("rollback-journal", binaries(), |world| {
-        let agent = world.agent()?;
-        let scene = Scene::pod(world, "app")?;
-        Sqlite::once(&scene.db, "CREATE TABLE t (x); INSERT INTO t VALUES (1);")?;
-        let row = agent.ctl().wait_state(&scene.reference, "unsupported")?;
-        ensure!(
-            row.words().contains("journal_mode=delete"),
-            "no reason: {row:?}"
-        );
-        ensure!(
-            row.words().to_lowercase().contains("wal"),
-            "no way out: {row:?}"
-        );
-        ensure!(
-            Sqlite::once(&scene.db, "PRAGMA journal_mode;")? == "delete",
-            "it was changed"
-        );
-        Sqlite::once(
-            &scene.db,
-            "PRAGMA journal_mode = WAL; INSERT INTO t VALUES (2);",
-        )?;
-        agent.ctl().wait_following(&scene.reference)?;
-        scene.prove_equal(world, &agent)
-    });
-}
-
-#[test]
 fn a_database_that_is_replaced_or_removed_is_noticed() {
     scenario("replaced", binaries(), |world| {
         let agent = world.agent()?;

@@ -8,6 +8,8 @@
 //! themselves ([`crate::hold`]), which nothing but their own closing drops.
 
 mod beneath;
+mod journal;
+mod journaled;
 mod link;
 mod probe;
 mod published;
@@ -29,6 +31,8 @@ use crate::ffi::{self, Bytes, Lock};
 
 pub use beneath::LiveFile;
 use beneath::{checked_stat, inode_at, open_beneath, open_volume};
+pub(crate) use journal::Hot;
+pub(crate) use journaled::{Journaled, Stamp, Writer};
 pub(crate) use link::{Backfill, Link};
 pub use probe::{Probe, convert_to_wal, probe};
 use probe::{not_wal, read_header};
@@ -203,12 +207,7 @@ impl Live {
 
     /// Where the path leads now.
     pub(crate) fn whereabouts(&self) -> Whereabouts {
-        // Only compared, never opened: it may lead where it will.
-        match rustix::fs::statat(&self.volume, self.file.path(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if Inode::of(&stat) == self.claim.inode() => Whereabouts::Here,
-            Ok(_) => Whereabouts::Replaced,
-            Err(_) => Whereabouts::Unlinked,
-        }
+        whereabouts(&self.volume, &self.file, self.claim.inode())
     }
 
     /// Opens the `-wal` again if its path leads to another file now. Only a process that does not
@@ -270,6 +269,15 @@ impl Live {
             .metadata()
             .map_err(Error::io("stat the -wal of", self.path()))?
             .len())
+    }
+}
+
+fn whereabouts(volume: &OwnedFd, file: &LiveFile, inode: Inode) -> Whereabouts {
+    // Only compared, never opened: it may lead where it will.
+    match rustix::fs::statat(volume, file.path(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if Inode::of(&stat) == inode => Whereabouts::Here,
+        Ok(_) => Whereabouts::Replaced,
+        Err(_) => Whereabouts::Unlinked,
     }
 }
 

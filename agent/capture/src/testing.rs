@@ -81,6 +81,11 @@ impl App {
 
     /// Runs Python code; what it gives back, as JSON.
     pub(crate) fn try_run(&mut self, code: &str) -> String {
+        self.send(code);
+        self.answer()
+    }
+
+    fn send(&mut self, code: &str) {
         let quoted: String = code
             .chars()
             .map(|c| match c {
@@ -91,9 +96,6 @@ impl App {
             })
             .collect();
         writeln!(self.stdin, "\"{quoted}\"").unwrap();
-        let mut answer = String::new();
-        self.stdout.read_line(&mut answer).unwrap();
-        answer.trim().to_owned()
     }
 
     pub(crate) fn run(&mut self, code: &str) -> String {
@@ -114,6 +116,34 @@ impl App {
              db.executemany('INSERT INTO t(v) VALUES(?)', [(os.urandom(500),) for _ in range({rows})])\n\
              db.execute('COMMIT')"
         ));
+    }
+
+    /// Inserts `rows` rows in a transaction that stays open.
+    pub(crate) fn insert_more(&mut self, rows: u32) {
+        self.run(&format!(
+            "db.in_transaction or db.execute('BEGIN')\n\
+             db.executemany('INSERT INTO t(v) VALUES(?)', [(os.urandom(500),) for _ in range({rows})])"
+        ));
+    }
+
+    /// Begins to run `call`, which `code` defines; ask for the answer later.
+    pub(crate) fn start(&mut self, code: &str, call: &str) {
+        self.run(code);
+        self.send(call);
+    }
+
+    /// Whether the answer is there.
+    pub(crate) fn is_done(&mut self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(self.stdout.get_ref(), PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
+    }
+
+    /// Waits for the answer.
+    pub(crate) fn answer(&mut self) -> String {
+        let mut answer = String::new();
+        self.stdout.read_line(&mut answer).unwrap();
+        answer.trim().to_owned()
     }
 
     /// `busy`, frames in the WAL, frames copied.

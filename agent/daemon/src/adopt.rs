@@ -58,9 +58,9 @@ const LINGER_LOOK: Duration = Duration::from_millis(50);
 /// Silence after which a terminating pod with a memory-medium volume is drained; L15 allows 5 s.
 const MEMORY_QUIET: Duration = Duration::from_secs(4);
 
-/// What to do about a database without a WAL.
-const ROLLBACK_HINT: &str = "set `PRAGMA journal_mode=WAL` in the app, or annotate the pod with \
-                             sqlrep.io/journal-mode: wal to have it converted";
+/// A database in rollback-journal mode is left alone for as long: most apps change it to WAL mode
+/// right after they made it, and must not find it locked then.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// What adoption knows besides pods.
 pub(crate) struct Context {
@@ -101,7 +101,7 @@ struct Known {
     /// When it is drained unless it writes again.
     quiet_at: Option<Instant>,
     /// Databases that were drained because nothing was written for a while.
-    rested: BTreeSet<Place>,
+    rested: BTreeMap<Place, Kind>,
 }
 
 /// What a task of a pod came to.
@@ -138,6 +138,8 @@ pub(crate) struct Adoption<F> {
     tasks: JoinSet<TaskEnd>,
     /// Found while the tail of the one before, at the same place, is still on its way.
     waiting: BTreeMap<Place, Found>,
+    /// Since when a database in rollback-journal mode is known that is not followed yet.
+    unsettled: BTreeMap<Place, (InodeKey, Instant)>,
     look_at: Option<Instant>,
     /// Pods whose databases are letting go: what is claimed for them now is freed by that.
     releasing: BTreeSet<PodUid>,
@@ -153,6 +155,7 @@ impl<F: Flow> Adoption<F> {
             held: Held::new(claims),
             tasks: JoinSet::new(),
             waiting: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
             look_at: None,
             releasing: BTreeSet::new(),
         }
@@ -210,11 +213,13 @@ impl<F: Flow> Adoption<F> {
                 self.database_seen(&pod, &place, Found { kind, inode });
             }
             Event::DatabaseGone { pod, volume, path } => {
-                self.waiting.remove(&Place {
+                let place = Place {
                     pod_uid: pod.to_string(),
                     volume: volume.clone(),
                     path: path.clone(),
-                });
+                };
+                self.waiting.remove(&place);
+                self.unsettled.remove(&place);
                 self.flow.vanished(pod.as_str(), &volume, &path);
             }
             Event::VolumeGone { pod, volume } => {
@@ -284,7 +289,7 @@ impl<F: Flow> Adoption<F> {
             alive: CancellationToken::new(),
             ending,
             quiet_at: None,
-            rested: BTreeSet::new(),
+            rested: BTreeMap::new(),
         };
         if ending {
             // Too late to restore; what the app still commits is followed.
@@ -370,6 +375,7 @@ impl<F: Flow> Adoption<F> {
 
     fn database_seen(&mut self, uid: &PodUid, place: &Place, found: Found) {
         let Some(pod) = self.pods.get(uid) else {
+            self.unsettled.remove(place);
             return;
         };
         let Some(volume) = pod.volume(&place.volume).cloned() else {
@@ -377,8 +383,12 @@ impl<F: Flow> Adoption<F> {
         };
         let ending = pod.ending;
         if self.held.inode(place) == Some(found.inode) {
+            self.held.note_kind(place, found.kind);
             self.flow.touch(&place.pod_uid, &place.volume, &place.path);
-        } else if self.releasing.contains(uid) || self.is_draining(place) {
+        } else if self.releasing.contains(uid)
+            || self.is_draining(place)
+            || (!ending && !self.is_settled(&volume, place, found))
+        {
             self.waiting.insert(place.clone(), found);
             self.look_at = Some(Instant::now() + WAITING_LOOK);
         } else {
@@ -396,23 +406,31 @@ impl<F: Flow> Adoption<F> {
         })
     }
 
-    fn follow(&mut self, ending: bool, volume: &Volume, place: &Place, found: Found) {
-        let convert = volume.journal == JournalPolicy::Wal && !ending;
-        if found.kind == Kind::Rollback && !convert {
-            let reason = "journal_mode=delete".to_owned();
-            self.flow
-                .unsupported(volume, &place.path, reason, ROLLBACK_HINT.to_owned());
-            return;
+    /// Whether the journal mode is the one that stays, as far as can be told.
+    fn is_settled(&mut self, volume: &Volume, place: &Place, found: Found) -> bool {
+        if found.kind == Kind::Wal || volume.journal == JournalPolicy::Wal {
+            return true;
         }
+        let now = Instant::now();
+        let since = self.unsettled.entry(place.clone());
+        let (inode, since) = since.or_insert((found.inode, now));
+        if *inode != found.inode {
+            (*inode, *since) = (found.inode, now);
+        }
+        now >= *since + SETTLE
+    }
+
+    fn follow(&mut self, ending: bool, volume: &Volume, place: &Place, found: Found) {
         // SQLite would make the files that are missing, and the kubelet could not remove them.
-        if ending && !volume::has_wal(volume, &place.path) {
+        if ending && found.kind == Kind::Wal && !volume::has_wal(volume, &place.path) {
             tracing::warn!(
                 pod = %volume.pod.name, path = %place.path.display(),
                 "found while its pod goes away, and closed: not followed"
             );
             return;
         }
-        self.held.claim(place, found.inode, Instant::now());
+        self.unsettled.remove(place);
+        self.held.claim(place, found, Instant::now());
         self.flow.adopt(volume, &place.path);
     }
 
@@ -434,19 +452,12 @@ impl<F: Flow> Adoption<F> {
         // Let go of already, and written to again: followed once more.
         let rested = pod.rested.remove(&place);
         let file = pod.volume(volume).map(|volume| volume.dir.join(path));
-        if let (true, Some(Ok(meta))) = (rested, file.map(std::fs::symlink_metadata)) {
+        if let (Some(kind), Some(Ok(meta))) = (rested, file.map(std::fs::symlink_metadata)) {
             let inode = InodeKey {
                 dev: meta.dev(),
                 ino: meta.ino(),
             };
-            self.database_seen(
-                uid,
-                &place,
-                Found {
-                    kind: Kind::Wal,
-                    inode,
-                },
-            );
+            self.database_seen(uid, &place, Found { kind, inode });
         }
     }
 
@@ -478,7 +489,9 @@ impl<F: Flow> Adoption<F> {
         for (uid, pod) in &mut self.pods {
             if pod.quiet_at.is_some_and(|at| at <= now) {
                 pod.quiet_at = None;
-                pod.rested.extend(self.held.of_pod(uid.as_str()).cloned());
+                let held = self.held.of_pod(uid.as_str());
+                pod.rested
+                    .extend(held.map(|(place, kind)| (place.clone(), kind)));
                 quiet.push(uid.clone());
             }
         }

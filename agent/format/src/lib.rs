@@ -10,6 +10,7 @@ mod checksum;
 mod database;
 #[cfg(test)]
 mod golden;
+mod journal;
 pub mod ltx;
 mod page;
 mod timestamp;
@@ -18,6 +19,7 @@ pub mod wal;
 
 pub use checksum::{Checksum, Crc64, page_checksum};
 pub use database::{DatabaseHeader, HeaderError, JournalMode};
+pub use journal::{JournalHeader, journal_record, names_super_journal};
 pub use page::{InvalidPageSize, PageCount, PageSize, Pgno};
 pub use timestamp::Timestamp;
 pub use txid::{InvalidTxid, Pos, Txid, TxidRange};

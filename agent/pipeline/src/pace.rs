@@ -9,6 +9,7 @@
 //!   pauses again; a bucket of tokens bounds how many files that may give.
 //! - Under load, or without tokens, one L0 file per `sync_interval` is cut, while the WAL is read
 //!   and rolled every [`STEP`].
+//! - After a failure, or a cut that was in the app's way, no file is cut for a while.
 
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub(crate) struct Pace {
     pending: Option<Pending>,
     /// When the bucket of early cuts is full again (a "theoretical arrival time").
     bucket_full_at: Option<Instant>,
+    /// No file is cut before.
+    not_before: Option<Instant>,
 }
 
 /// Pages that are read and not cut.
@@ -69,6 +72,7 @@ impl Pace {
             pause: LOOK_AGAIN_MIN,
             pending: None,
             bucket_full_at: None,
+            not_before: None,
         }
     }
 
@@ -123,9 +127,15 @@ impl Pace {
         self.last_cut = Some(now);
     }
 
+    /// No file is cut before: the app is left in peace.
+    pub(crate) fn rest_until(&mut self, at: Instant) {
+        self.not_before = Some(at);
+    }
+
     /// A stage failed: try again in a while.
     pub(crate) fn failed(&mut self, now: Instant) {
         self.next_look = Some(now + RETRY);
+        self.not_before = Some(now + RETRY);
     }
 
     /// Whether the pending pages are due.
@@ -154,7 +164,8 @@ impl Pace {
             Pending::AfterPause => last_new,
             Pending::Busy => last_new + PAUSE,
         };
-        Some(due.min(early.max(self.token_at(last_new))))
+        let at = due.min(early.max(self.token_at(last_new)));
+        Some(self.not_before.map_or(at, |earliest| at.max(earliest)))
     }
 
     /// From when on an early cut is within the bucket.
@@ -264,6 +275,30 @@ mod tests {
             (14..=17).contains(&cuts),
             "15 s of load, one file a second: {cuts}"
         );
+    }
+
+    #[test]
+    fn a_cut_that_failed_is_not_tried_again_at_once() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        pace.stepped(start, STEP);
+        assert!(pace.cut_due(start));
+        pace.failed(start);
+        assert_eq!(pace.wake_at(), Some(start + RETRY));
+        assert!(!pace.cut_due(start) && pace.cut_due(start + RETRY));
+    }
+
+    #[test]
+    fn an_app_that_was_disturbed_is_left_in_peace() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        pace.stepped(start, STEP);
+        pace.cut(start);
+        pace.rest_until(start + 3 * SECOND);
+        let later = start + 2 * SECOND;
+        pace.stepped(later, STEP);
+        assert!(!pace.cut_due(later), "though the interval is over");
+        assert!(pace.cut_due(start + 3 * SECOND));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub enum Probe {
         /// The size of its pages.
         page_size: PageSize,
     },
-    /// A database with a rollback journal: `PRAGMA journal_mode=wal` is needed.
+    /// A database with a rollback journal.
     Rollback {
         /// The size of its pages.
         page_size: PageSize,

@@ -18,8 +18,6 @@ pub(crate) trait Flow: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Prepared, PrepareError>> + Send;
     /// Follows a database, whose inode is claimed.
     fn adopt(&self, volume: &Volume, path: &Path);
-    /// Shows a database that cannot be followed.
-    fn unsupported(&self, volume: &Volume, path: &Path, reason: String, hint: String);
     /// Something was written.
     fn touch(&self, pod_uid: &str, volume: &str, path: &Path);
     /// Anything may have been written.
@@ -48,10 +46,6 @@ impl Flow for Fleet {
 
     fn adopt(&self, volume: &Volume, path: &Path) {
         Fleet::adopt(self, volume, path);
-    }
-
-    fn unsupported(&self, volume: &Volume, path: &Path, reason: String, hint: String) {
-        Fleet::unsupported(self, volume, path, reason, hint);
     }
 
     fn touch(&self, pod_uid: &str, volume: &str, path: &Path) {

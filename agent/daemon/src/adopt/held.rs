@@ -34,7 +34,8 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct Held {
     claims: Claims,
-    inodes: BTreeMap<Place, InodeKey>,
+    found: BTreeMap<Place, Found>,
+
     /// Inodes of replaced files, and when their claims end; in that order.
     replaced: Vec<(Instant, InodeKey)>,
 }
@@ -43,43 +44,50 @@ impl Held {
     pub(super) fn new(claims: Claims) -> Self {
         Self {
             claims,
-            inodes: BTreeMap::new(),
+            found: BTreeMap::new(),
             replaced: Vec::new(),
         }
     }
 
     /// Claims the inode for this place; the one before stays claimed for a while.
-    pub(super) fn claim(&mut self, place: &Place, inode: InodeKey, now: Instant) {
-        self.claims.claim(inode);
-        if let Some(before) = self.inodes.insert(place.clone(), inode) {
-            self.replaced.push((now + REPLACED, before));
+    pub(super) fn claim(&mut self, place: &Place, found: Found, now: Instant) {
+        self.claims.claim(found.inode);
+        if let Some(before) = self.found.insert(place.clone(), found) {
+            self.replaced.push((now + REPLACED, before.inode));
+        }
+    }
+
+    /// The journal mode of a claimed database changed.
+    pub(super) fn note_kind(&mut self, place: &Place, kind: Kind) {
+        if let Some(found) = self.found.get_mut(place) {
+            found.kind = kind;
         }
     }
 
     /// The inode that is claimed for this place.
     pub(super) fn inode(&self, place: &Place) -> Option<InodeKey> {
-        self.inodes.get(place).copied()
+        self.found.get(place).map(|found| found.inode)
     }
 
-    /// Whether the pod has any claim.
-    pub(super) fn of_pod(&self, pod_uid: &str) -> impl Iterator<Item = &Place> {
-        self.inodes
-            .keys()
-            .filter(move |place| place.pod_uid == pod_uid)
+    /// The databases of a pod that are claimed.
+    pub(super) fn of_pod(&self, pod_uid: &str) -> impl Iterator<Item = (&Place, Kind)> {
+        let of_pod = move |(place, _): &(&Place, &Found)| place.pod_uid == pod_uid;
+        let found = self.found.iter().filter(of_pod);
+        found.map(|(place, found)| (place, found.kind))
     }
 
     /// Ends the claims of a pod whose descriptors are all closed; how many there were.
     pub(super) fn free_pod(&mut self, pod_uid: &str) -> usize {
-        let before = self.inodes.len();
+        let before = self.found.len();
         let claims = &self.claims;
-        self.inodes.retain(|place, inode| {
+        self.found.retain(|place, found| {
             let stays = place.pod_uid != pod_uid;
             if !stays {
-                claims.release(*inode);
+                claims.release(found.inode);
             }
             stays
         });
-        before - self.inodes.len()
+        before - self.found.len()
     }
 
     /// When the next claim on a replaced file ends.

@@ -77,14 +77,6 @@ impl Flow for Recorder {
         self.call(format!("adopt {}/{}", volume.name, path.display()));
     }
 
-    fn unsupported(&self, volume: &Volume, path: &Path, reason: String, _: String) {
-        self.call(format!(
-            "unsupported {}/{} {reason}",
-            volume.name,
-            path.display()
-        ));
-    }
-
     fn touch(&self, _: &str, volume: &str, path: &Path) {
         self.call(format!("touch {volume}/{}", path.display()));
     }
@@ -411,18 +403,22 @@ async fn a_memory_volume_is_let_go_of_when_nothing_moves_and_no_earlier() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rollback_databases_are_shown_as_unsupported_unless_conversion_is_asked_for() {
+async fn a_rollback_database_is_followed_once_its_mode_has_settled() {
     let stage = Stage::new();
     let pod = stage.pod(|_| {}).await;
     stage.send(found(Kind::Rollback, 7)).await;
-    stage
-        .flow
-        .until("unsupported data/x.db journal_mode=delete", 1)
-        .await;
-    assert!(!claimed(&stage, 7));
-    // The app switches to WAL a moment later.
+    tokio::time::sleep(SETTLE / 2).await;
+    assert!(!claimed(&stage, 7), "the app may be about to change it");
+    // It changes to WAL a moment later, and is followed at once.
     stage.send(found(Kind::Wal, 7)).await;
     stage.flow.until("adopt data/x.db", 1).await;
+    // Another one stays as it is.
+    stage.send(found(Kind::Rollback, 8)).await;
+    tokio::time::sleep(SETTLE / 2).await;
+    assert!(!claimed(&stage, 8));
+    stage.flow.until("adopt data/x.db", 2).await;
+    assert!(claimed(&stage, 8));
+    // Where it is to be converted nothing is waited for.
     let policy = Policy {
         journal: Journal::Wal,
         ..Policy::default()
@@ -430,8 +426,18 @@ async fn rollback_databases_are_shown_as_unsupported_unless_conversion_is_asked_
     stage
         .send(Event::PodChanged(PodRef { policy, ..pod }))
         .await;
-    stage.send(found(Kind::Rollback, 8)).await;
-    stage.flow.until("adopt data/x.db", 2).await;
+    stage.send(found(Kind::Rollback, 9)).await;
+    stage.flow.until("adopt data/x.db", 3).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_database_of_a_pod_that_ends_is_followed_at_once() {
+    let stage = Stage::new();
+    stage.pod(|_| {}).await;
+    stage.send(Event::PodTerminating(uid())).await;
+    stage.send(found(Kind::Rollback, 7)).await;
+    stage.flow.until("adopt data/x.db", 1).await;
     stage.end().await;
 }
 

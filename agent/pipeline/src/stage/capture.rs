@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use sqlrep_capture::{LiveFile, Look, Options, Session};
+use sqlrep_capture::{Follower, LiveFile, Look, Options};
 use sqlrep_format::{Timestamp, Txid};
 use sqlrep_replica::Ownership;
 use sqlrep_spool::DatabaseSpool;
@@ -211,7 +211,7 @@ impl Thread<'_> {
         }
     }
 
-    fn attach(&mut self) -> Result<Session, StageError> {
+    fn attach(&mut self) -> Result<Follower, StageError> {
         self.job
             .progress
             .update(|facts| facts.phase = Phase::Opening);
@@ -220,7 +220,7 @@ impl Thread<'_> {
         }
         let now = timestamp_now();
         let spool = self.job.spool.clone();
-        let mut session = Session::open(&self.job.live, spool, self.job.options.clone(), now)?;
+        let mut session = Follower::open(&self.job.live, spool, self.job.options.clone(), now)?;
         self.job
             .progress
             .update(|facts| facts.phase = Phase::Snapshotting);
@@ -250,7 +250,7 @@ impl Thread<'_> {
     }
 
     /// Follows until the thread is told to end or the database is another one.
-    fn follow(&mut self, mut session: Session) -> After {
+    fn follow(&mut self, mut session: Follower) -> After {
         loop {
             match self.next_command() {
                 Some(Command::Touch) => self.pace.touched(Instant::now()),
@@ -285,7 +285,7 @@ impl Thread<'_> {
     }
 
     /// One turn: look, read, cut, checkpoint, each if it is due. `false`: attach anew.
-    fn work(&mut self, session: &mut Session) -> Result<bool, StageError> {
+    fn work(&mut self, session: &mut Follower) -> Result<bool, StageError> {
         if self.pace.look_due(Instant::now()) {
             match session.look()? {
                 Look::New => {
@@ -320,7 +320,7 @@ impl Thread<'_> {
         Ok(true)
     }
 
-    fn step(&mut self, session: &mut Session) -> Result<(), StageError> {
+    fn step(&mut self, session: &mut Follower) -> Result<(), StageError> {
         let seen = SystemTime::now();
         let step = session.step()?;
         self.job.progress.update(|facts| {
@@ -332,26 +332,28 @@ impl Thread<'_> {
         Ok(())
     }
 
-    fn cut(&mut self, session: &mut Session) -> Result<(), StageError> {
+    fn cut(&mut self, session: &mut Follower) -> Result<(), StageError> {
         let entry = session.cut(timestamp_now())?;
-        self.pace.cut(Instant::now());
-        if let Some(entry) = entry {
-            let now = SystemTime::now();
-            self.job
-                .progress
-                .update(|facts| facts.record_cut(entry.txid, entry.bytes, now));
-        }
+        let now = Instant::now();
+        self.pace.cut(now);
+        self.pace.rest_until(now + session.peace());
+        let now = SystemTime::now();
+        self.job.progress.update(|facts| match entry {
+            Some(entry) => facts.record_cut(entry.txid, entry.bytes, now),
+            // What was noticed came to nothing: a transaction that was undone.
+            None => facts.dirty_since = None,
+        });
         self.measure(session);
         Ok(())
     }
 
-    fn read_and_cut(&mut self, session: &mut Session) -> Result<Option<Txid>, StageError> {
+    fn read_and_cut(&mut self, session: &mut Follower) -> Result<Option<Txid>, StageError> {
         self.step(session)?;
         self.cut(session)?;
         Ok(self.job.spool.position().map(|position| position.txid))
     }
 
-    fn drain(&mut self, session: Session) -> Result<Option<Txid>, StageError> {
+    fn drain(&mut self, session: Follower) -> Result<Option<Txid>, StageError> {
         self.measure(&session);
         let entry = session.drain(timestamp_now())?;
         if let Some(entry) = entry {
@@ -363,7 +365,7 @@ impl Thread<'_> {
         Ok(self.job.spool.position().map(|position| position.txid))
     }
 
-    fn checkpoint(&mut self, session: &mut Session) -> Result<(), StageError> {
+    fn checkpoint(&mut self, session: &mut Follower) -> Result<(), StageError> {
         let done = session.checkpoint()?;
         if done.is_some() {
             self.job.progress.update(|facts| facts.checkpoints += 1);
@@ -372,7 +374,7 @@ impl Thread<'_> {
         Ok(())
     }
 
-    fn measure(&self, session: &Session) {
+    fn measure(&self, session: &Follower) {
         let (size, wal) = (session.size_bytes(), session.wal_bytes());
         let (uid, gid, mode) = session.ownership();
         self.job.progress.update(|facts| {
