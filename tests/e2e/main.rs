@@ -8,6 +8,7 @@ mod discovery;
 mod drain;
 mod golden;
 mod harness;
+mod history;
 mod killed;
 mod kube;
 mod locks;

@@ -157,7 +157,7 @@ fn a_restore_at_a_time_is_the_state_before_it() {
 }
 
 /// Milliseconds since the epoch as RFC 3339, by SQLite.
-fn rfc3339(milliseconds: i64) -> String {
+pub(crate) fn rfc3339(milliseconds: i64) -> String {
     let seconds = milliseconds.div_euclid(1000);
     let fraction = milliseconds.rem_euclid(1000);
     let sql = format!("SELECT strftime('%Y-%m-%dT%H:%M:%S', {seconds}, 'unixepoch');");

@@ -105,12 +105,18 @@ pub(crate) struct RunArgs {
     /// How long single-commit files are kept beside the compacted ones.
     #[arg(long, env = "SQLREP_L0_RETENTION", value_name = "TIME", default_value = "5m", value_parser = parse_duration, help_heading = "Pace")]
     pub(crate) l0_retention: Duration,
+    /// The steps of the compacted levels, finest first.
+    #[arg(long, env = "SQLREP_LEVELS", value_name = "TIMES", value_delimiter = ',', default_value = "30s,5m,1h", value_parser = parse_duration, help_heading = "Pace")]
+    pub(crate) levels: Vec<Duration>,
     /// How often a snapshot is written.
     #[arg(long, env = "SQLREP_SNAPSHOT_INTERVAL", value_name = "TIME", default_value = "24h", value_parser = parse_duration, help_heading = "Pace")]
     pub(crate) snapshot_interval: Duration,
     /// How far back a replica can be restored.
     #[arg(long, env = "SQLREP_RETENTION", value_name = "TIME", default_value = "7d", value_parser = parse_duration, help_heading = "Pace")]
     pub(crate) retention: Duration,
+    /// How often each replica is read back whole; 0s: never.
+    #[arg(long, env = "SQLREP_VERIFY_INTERVAL", value_name = "TIME", default_value = "24h", value_parser = parse_duration, help_heading = "Pace")]
+    pub(crate) verify_interval: Duration,
 
     /// Bytes the spool may hold while the NAS is away.
     #[arg(long, env = "SQLREP_SPOOL_LIMIT", value_name = "SIZE", default_value = "10Gi", value_parser = parse_size, help_heading = "Limits")]

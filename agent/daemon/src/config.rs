@@ -28,6 +28,8 @@ const SYNC_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// More than this is a mistyped unit: loss after a crash is bounded by it.
 const SYNC_INTERVAL_MAX: Duration = Duration::from_hours(1);
 
+/// Levels between single captures and snapshots.
+const LEVELS_MAX: usize = 8;
 /// A ledger, one first snapshot and some commits need room.
 const SPOOL_LIMIT_MIN: u64 = 16 << 20;
 
@@ -112,10 +114,14 @@ pub(crate) struct Config {
     pub(crate) sync_interval: Duration,
     /// How long L0 files are kept.
     pub(crate) l0_retention: Duration,
+    /// The steps of the compacted levels, finest first.
+    pub(crate) levels: Vec<Duration>,
     /// How often a snapshot is due.
     pub(crate) snapshot_interval: Duration,
     /// How far back the history reaches.
     pub(crate) retention: Duration,
+    /// How often each replica is read back; `None`: never.
+    pub(crate) verify_interval: Option<Duration>,
     /// Bytes of the spool.
     pub(crate) spool_bytes_max: u64,
     /// Emergency size of a WAL.
@@ -195,7 +201,9 @@ impl RunArgs {
             state_dir,
             sync_interval: self.sync_interval,
             l0_retention: self.l0_retention,
+            levels: self.levels,
             snapshot_interval: self.snapshot_interval,
+            verify_interval: Some(self.verify_interval).filter(|every| !every.is_zero()),
             retention: self.retention,
             spool_bytes_max: self.spool_limit,
             wal_bytes_max: self.wal_limit,
@@ -228,6 +236,22 @@ impl RunArgs {
                 let given = format_duration(value);
                 return wrong(flag, format!("is {given}; the least is 1s"));
             }
+        }
+        let rises = self
+            .levels
+            .windows(2)
+            .all(|pair| pair.first() < pair.last());
+        let least = self.levels.iter().min().copied().unwrap_or_default();
+        if !(1..=LEVELS_MAX).contains(&self.levels.len())
+            || !rises
+            || least < Duration::from_secs(1)
+        {
+            return wrong(
+                "--levels",
+                format!(
+                    "takes 1 to {LEVELS_MAX} times from 1s up, each longer than the one before"
+                ),
+            );
         }
         if self.l0_retention > self.retention {
             return wrong(

@@ -87,7 +87,7 @@ fn out_of_sync(row: &DatabaseStatus, all: &Snapshot) -> bool {
     }
 }
 
-const PER_DATABASE: [PerDatabase; 16] = [
+const PER_DATABASE: [PerDatabase; 23] = [
     PerDatabase {
         name: "sqlrep_replica_lag_seconds",
         kind: Kind::Gauge,
@@ -123,6 +123,54 @@ const PER_DATABASE: [PerDatabase; 16] = [
         kind: Kind::Gauge,
         help: "Newest TXID on the replica.",
         value: |row, _| Some(float(row.shipped?.get())),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_files",
+        kind: Kind::Gauge,
+        help: "Files of the replica, as upkeep knows them.",
+        value: |row, _| Some(float(row.replica.files?)),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_bytes",
+        kind: Kind::Gauge,
+        help: "Bytes of the replica, as upkeep knows them.",
+        value: |row, _| Some(float(row.replica.bytes?)),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_snapshot_timestamp_seconds",
+        kind: Kind::Gauge,
+        help: "Of when the newest snapshot is.",
+        value: |row, _| Some(seconds(row.replica.snapshot_at?)),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_verified_timestamp_seconds",
+        kind: Kind::Gauge,
+        help: "When the replica was last read back and found whole.",
+        value: |row, _| Some(seconds(row.replica.verified?.0)),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_damaged",
+        kind: Kind::Gauge,
+        help: "1 from when a reading back found damage until the next one that finds none.",
+        value: |row, _| {
+            Some(if row.replica.damage.is_some() {
+                1.0
+            } else {
+                0.0
+            })
+        },
+    },
+    PerDatabase {
+        name: "sqlrep_replica_compactions_total",
+        kind: Kind::Counter,
+        help: "Files written by compaction, snapshots included.",
+        value: |row, _| Some(float(row.replica.compactions)),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_removed_files_total",
+        kind: Kind::Counter,
+        help: "Files removed by retention.",
+        value: |row, _| Some(float(row.replica.removed)),
     },
     PerDatabase {
         name: "sqlrep_database_size_bytes",

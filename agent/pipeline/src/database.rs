@@ -8,6 +8,8 @@
 //! The actor owns no file and does no I/O: it starts a capture thread, sends work to the lanes,
 //! and takes one decision at a time. At most one piece of lane work is in flight per database.
 
+mod tending;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,12 +34,17 @@ use crate::stage::settle::{Settle, Settled};
 use crate::stage::ship::{Batch, End, Target};
 use crate::status::State;
 use crate::{JournalPolicy, Key, Volume, limits};
+use tending::Tending;
+
+pub(crate) use tending::SnapshotReply;
 
 /// What the fleet asks of an actor.
 #[derive(Debug)]
 pub(crate) enum Ask {
     /// Capture now and answer when everything is on the replica.
     Ship(oneshot::Sender<Result<Txid, CommandError>>),
+    /// Write a snapshot to the replica.
+    Snapshot(SnapshotReply),
     /// A person says that this database is the one to keep.
     Adopt(oneshot::Sender<Result<(), CommandError>>),
     /// The pod is gone: drain and end. Answers when every descriptor of the volume is closed.
@@ -114,6 +121,7 @@ pub(crate) struct Database {
     failures: u32,
     failing_since: Option<Instant>,
     ending: Ending,
+    tending: Tending,
 }
 
 impl Database {
@@ -130,6 +138,7 @@ impl Database {
         let mut actor = Self {
             writer: WriterId::new(&context.config.node, &volume.pod.uid),
             main: context.remote(&id),
+            tending: Tending::new(context, &id, volume.settings),
             progress: Arc::default(),
             capture: None,
             place: Place::Undecided,
@@ -175,6 +184,8 @@ impl Database {
             if self.is_finished() {
                 break;
             }
+            self.begin_chore();
+            let chore_at = self.chore_at();
             tokio::select! {
                 ask = self.asks.recv() => match ask {
                     Some(ask) => self.answer(ask).await,
@@ -186,6 +197,8 @@ impl Database {
                     self.conclude(outcome).await;
                 }
                 () = until(self.retry_at) => self.retry_at = None,
+                (chore, tended) = self.tending.done() => self.tended(chore, tended),
+                () = until(chore_at) => {}
             }
         }
         self.finish();
@@ -356,6 +369,7 @@ impl Database {
         if self.capture.is_none() && self.ending == Ending::No {
             self.start_capture();
         }
+        self.tend_anew();
         self.observe();
     }
 
@@ -381,6 +395,7 @@ impl Database {
     }
 
     fn note_shipped(&mut self, txid: Txid, batch: &Batch) {
+        self.note_published(&batch.published);
         let now = SystemTime::now();
         let since = self.progress.with(|facts| facts.shipped(txid));
         let lag = since.and_then(|since| now.duration_since(since).ok());
@@ -448,6 +463,7 @@ impl Database {
     async fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Ship(reply) => self.ship_now(reply).await,
+            Ask::Snapshot(reply) => self.snapshot_now(reply),
             Ask::Adopt(reply) => self.adopt(reply).await,
             Ask::Release(done) => self.drain(Ending::Released, done).await,
             Ask::Shutdown(done) => self.drain(Ending::Shutdown, done).await,

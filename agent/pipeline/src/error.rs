@@ -103,6 +103,12 @@ pub enum StageError {
         /// Why.
         reason: String,
     },
+    /// Compaction, a snapshot, or retention could not be carried out.
+    #[error("upkeep of the replica: {reason}")]
+    Upkeep {
+        /// Why.
+        reason: String,
+    },
     /// The capture thread ended without being told to.
     #[error("the capture thread of this database ended: {reason}")]
     Ended {
@@ -124,6 +130,7 @@ impl StageError {
             Self::Capture(error) if error.is_unsupported() => Class::Unsupported,
             Self::Capture(error) => storage(error.is_full(), error.is_corrupt()),
             Self::Refused { .. } => Class::Refused,
+            Self::Upkeep { .. } => Class::Corrupt,
         }
     }
 

@@ -36,6 +36,12 @@ pub struct FleetConfig {
     pub spool_bytes_max: u64,
     /// A WAL past this size is checkpointed with the write lock held for milliseconds.
     pub wal_bytes_max: u64,
+    /// How long level-0 files are kept once they are compacted.
+    pub l0_retention: Duration,
+    /// The steps of the compacted levels, finest first.
+    pub levels: Vec<Duration>,
+    /// How often each replica is read back; `None`: never.
+    pub verify_interval: Option<Duration>,
     /// How long a shutdown waits for tails to be shipped.
     pub drain_timeout: Duration,
     /// Who the agent is on the replica share.
@@ -82,6 +88,7 @@ pub(crate) struct Context {
     pub(crate) board: Board,
     pub(crate) ship: Lane,
     pub(crate) bulk: Lane,
+    pub(crate) upkeep: Lane,
     pub(crate) root: RootWatch,
     pub(crate) tracker: TaskTracker,
     actors: Mutex<HashMap<Key, Handle>>,
@@ -205,6 +212,7 @@ impl Fleet {
         let context = Context {
             ship: Lane::start("ship", limits::SHIP_THREADS).map_err(StartError::Lanes)?,
             bulk: Lane::start("bulk", limits::BULK_THREADS).map_err(StartError::Lanes)?,
+            upkeep: Lane::start("upkeep", limits::UPKEEP_THREADS).map_err(StartError::Lanes)?,
             board: Board::new(),
             tracker: TaskTracker::new(),
             actors: Mutex::default(),
@@ -391,6 +399,15 @@ impl Fleet {
     pub async fn capture_and_ship(&self, id: &DbId) -> Result<Txid, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.ask(id, Ask::Ship(reply)).await?;
+        answer.await.unwrap_or_else(|_| Err(gone(id)))
+    }
+
+    /// Captures what is committed and writes a snapshot of it (the verb `snapshot`). Gives the TXID
+    /// that the newest snapshot holds and its size.
+    pub async fn snapshot(&self, id: &DbId) -> Result<(Txid, u64), CommandError> {
+        self.capture_and_ship(id).await?;
+        let (reply, answer) = oneshot::channel();
+        self.ask(id, Ask::Snapshot(reply)).await?;
         answer.await.unwrap_or_else(|_| Err(gone(id)))
     }
 

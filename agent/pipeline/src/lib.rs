@@ -15,6 +15,7 @@ mod requests;
 mod root;
 mod stage;
 mod status;
+mod upkeep;
 mod volume;
 
 pub use error::{Class, CommandError, PrepareError, StageError, chain};
@@ -30,5 +31,5 @@ pub use sqlrep_capture::demo;
 pub use sqlrep_format::{Crc64, Timestamp, Txid, TxidRange};
 pub use sqlrep_replica::{DbId, Ownership, Point, Verified};
 pub use stage::restore::RestoredDatabase;
-pub use status::{Counters, DatabaseStatus, State};
+pub use status::{Counters, DatabaseStatus, ReplicaStatus, State};
 pub use volume::{JournalPolicy, Key, Medium, PodIdentity, RestorePolicy, Settings, Volume};

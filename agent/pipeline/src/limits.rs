@@ -10,6 +10,31 @@ pub const SHIP_THREADS: usize = 4;
 /// a long read never delays a commit on its way out.
 pub const BULK_THREADS: usize = 2;
 
+/// Threads for the upkeep of one target's replicas: compaction, snapshots, retention, reading back.
+/// One: it has time, and must take neither disk nor share from those who wait.
+pub const UPKEEP_THREADS: usize = 1;
+
+/// Steps that a level keeps once the next one holds them: a day of half minutes, ten days of five
+/// minutes. More is not more exact than anybody asks for a day later, and a directory on a share
+/// is read whole.
+pub const LEVEL_STEPS: u32 = 2880;
+
+/// Within this time after a start each replica is looked at once, to see what upkeep is due; one
+/// that is written to, at once.
+pub const FIRST_LOOK: Duration = Duration::from_mins(10);
+
+/// First pause after failed upkeep; it doubles up to [`UPKEEP_RETRY_MAX`]. Nobody waits for it.
+pub const UPKEEP_RETRY_MIN: Duration = Duration::from_secs(5);
+
+/// Longest pause between attempts of upkeep.
+pub const UPKEEP_RETRY_MAX: Duration = Duration::from_mins(15);
+
+/// Damaged files that one mending of a replica plans around.
+pub const HEAL_ATTEMPTS: usize = 16;
+
+/// Temp files in a replica that nobody touched for this long were left by a crash.
+pub const TEMP_AGE: Duration = Duration::from_hours(6);
+
 /// Jobs that may wait for a lane. Each database has at most one job per lane in flight, so
 /// this is the number of databases that may be behind at once before callers are told "busy".
 pub const LANE_QUEUE: usize = 4096;

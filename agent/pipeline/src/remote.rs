@@ -42,6 +42,11 @@ impl Remote {
         acting(self.identity, call)
     }
 
+    /// Unlinks temp files that nobody touched since `before`.
+    pub(crate) fn sweep(&self, before: Timestamp) -> Result<u32, StoreError> {
+        self.acting(|| self.store.sweep(before))
+    }
+
     pub(crate) fn load_manifest(&self) -> Result<Option<Manifest>, StageError> {
         self.acting(|| manifest::load(self.dir()))
             .map_err(|error| self.manifest_error(&error))
@@ -67,6 +72,10 @@ impl Store for Remote {
 
     fn list_level(&self, level: Level) -> Result<Vec<ReplicaFile>, StoreError> {
         self.acting(|| self.store.list_level(level))
+    }
+
+    fn ranges(&self, level: Level) -> Result<Vec<TxidRange>, StoreError> {
+        self.acting(|| self.store.ranges(level))
     }
 
     fn open(&self, file: &ReplicaFile) -> Result<File, StoreError> {

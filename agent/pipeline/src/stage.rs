@@ -1,6 +1,10 @@
 //! The stages of the flow, one file each.
 
 pub(crate) mod capture;
+mod compact;
 pub(crate) mod restore;
+mod retain;
+mod scrub;
 pub(crate) mod settle;
 pub(crate) mod ship;
+pub(crate) mod upkeep;

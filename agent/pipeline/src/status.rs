@@ -78,6 +78,27 @@ pub struct Counters {
     pub errors: u64,
 }
 
+/// What is known of a database's replica, beside how far it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// How many files it has; `None` before the first look.
+    pub files: Option<u64>,
+    /// Their bytes.
+    pub bytes: Option<u64>,
+    /// Of when the newest snapshot is.
+    pub snapshot_at: Option<SystemTime>,
+    /// When it was last read back and found whole, and at which TXID.
+    pub verified: Option<(SystemTime, Txid)>,
+    /// What was found damaged, and what was done; until it is read back whole.
+    pub damage: Option<String>,
+    /// Why the last piece of upkeep failed.
+    pub error: Option<String>,
+    /// Files written by compaction, snapshots included.
+    pub compactions: u64,
+    /// Files removed by retention.
+    pub removed: u64,
+}
+
 /// One line of `sqlrepctl list`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseStatus {
@@ -113,6 +134,8 @@ pub struct DatabaseStatus {
     pub pending_bytes: u64,
     /// The last error, until a later success of the same stage clears it.
     pub last_error: Option<String>,
+    /// Its replica.
+    pub replica: ReplicaStatus,
     /// Counters since start.
     pub counters: Counters,
 }
@@ -137,6 +160,7 @@ impl DatabaseStatus {
             shipped_at: None,
             pending_bytes: 0,
             last_error: None,
+            replica: ReplicaStatus::default(),
             counters: Counters::default(),
         }
     }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use sqlrep_format::ltx::Level;
-use sqlrep_format::{Timestamp, Txid};
+use sqlrep_format::{Timestamp, Txid, TxidRange};
 
 use crate::plan::{plan, points, stragglers};
 use crate::{Listing, PlanError, Point, ReplicaFile, RestorePoint, Store, StoreError};
@@ -110,6 +110,30 @@ impl Removal {
         }
         Ok(())
     }
+}
+
+/// Level-0 files that the owner of a replica has not published and never saw, below its head: a
+/// writer that had lost the replica filled names which retention had freed. `found` are the names
+/// that are there, `known` is what the owner knows of; nothing that it knows is touched, and what
+/// it knows must restore its newest state without anything else.
+pub fn strays(known: &Listing, found: &[TxidRange]) -> Result<Removal, Unproven> {
+    let road = plan(known, Point::Latest).map_err(Unproven::Broken)?;
+    let head = road.head();
+    let ours: BTreeSet<TxidRange> = known.level(Level::L0).map(|file| file.range).collect();
+    let stray = |range: &&TxidRange| Some((**range).max()) < head && !ours.contains(range);
+    let expired = found.iter().filter(stray).map(|range| Expired {
+        file: ReplicaFile {
+            level: Level::L0,
+            range: *range,
+            bytes: 0,
+            modified: Timestamp::from_millis(0),
+        },
+        why: Why::Straggler,
+    });
+    Ok(Removal {
+        expired: expired.collect(),
+        rest: known.clone(),
+    })
 }
 
 /// The files that may go at `now`, with the proof carried out.

@@ -59,6 +59,15 @@ impl Listing {
         self.0.iter().map(|file| file.range.max()).max()
     }
 
+    /// Notes a file that was published since; one that is known keeps its place.
+    pub fn add(&mut self, file: ReplicaFile) {
+        let key = |file: &ReplicaFile| (file.level, file.range);
+        match self.0.binary_search_by_key(&key(&file), key) {
+            Ok(place) => self.0.splice(place..=place, [file]).for_each(drop),
+            Err(place) => self.0.insert(place, file),
+        }
+    }
+
     /// The same listing without one file: to plan around it.
     #[must_use]
     pub fn without(&self, gone: &ReplicaFile) -> Self {
@@ -76,6 +85,12 @@ pub trait Store: Send + Sync + Debug {
     fn list(&self) -> Result<Listing, StoreError>;
     /// The files of one level by TXID.
     fn list_level(&self, level: Level) -> Result<Vec<ReplicaFile>, StoreError>;
+    /// The TXIDs that the names of one level claim, ascending: a listing without a look at each
+    /// file.
+    fn ranges(&self, level: Level) -> Result<Vec<TxidRange>, StoreError> {
+        let files = self.list_level(level)?;
+        Ok(files.iter().map(|file| file.range).collect())
+    }
     /// Opens a file for reading.
     fn open(&self, file: &ReplicaFile) -> Result<File, StoreError>;
     /// Publishes a file whole, or not at all, under a name that must be free; `timestamp` is that

@@ -35,6 +35,11 @@ impl Budget {
         self.pending() >= self.bytes_max
     }
 
+    /// Whether there is room for what is only of use: half of the limit is for what waits.
+    pub(crate) fn has_room(&self) -> bool {
+        self.pending() < self.bytes_max / 2
+    }
+
     /// Refuses when the limit is reached. A file that is begun below the limit may end above
     /// it: otherwise a database larger than the limit could never be captured at all.
     pub(crate) fn admit(&self) -> Result<(), Error> {

@@ -20,6 +20,10 @@ use crate::recover::{self, Site, State};
 use crate::spool::Shared;
 use crate::{Appended, Draft, Entry, Error, PageChecksums, PageSource, Position, WalPlace};
 
+/// Shipped bytes of one database that are kept for the next compaction (L12): some dozens of
+/// seconds of what an app writes. Of an app that writes more, the rest is read from the replica.
+const KEPT_BYTES_MAX: u64 = 16 << 20;
+
 /// The spool of one database in one pod. Clones are handles to the same.
 #[derive(Clone)]
 pub struct DatabaseSpool {
@@ -57,6 +61,24 @@ impl State {
     pub(crate) fn next_txid(&self) -> Txid {
         self.position
             .map_or(Txid::FIRST, |position| position.txid.next())
+    }
+
+    /// The newest of the shipped files that need not be kept for a compaction.
+    fn kept_from(&self, budget: &Budget) -> Option<Txid> {
+        let Some(above) = self.keep_above.filter(|_| budget.has_room()) else {
+            return self.acked;
+        };
+        // The newest that fit stay.
+        let mut bytes = 0_u64;
+        let shipped = self.files.iter().rev();
+        let shipped = shipped.filter(|file| Some(file.txid) <= self.acked && file.txid > above);
+        for file in shipped {
+            bytes = bytes.saturating_add(file.bytes);
+            if bytes > KEPT_BYTES_MAX {
+                return Some(file.txid);
+            }
+        }
+        Some(above)
     }
 
     /// Counts a file into what waits.
@@ -133,16 +155,19 @@ impl Inner {
         }
     }
 
-    /// Removes shipped files whose ack is surely on the disk; the newest file stays.
+    /// Removes shipped files whose ack is surely on the disk; the newest file stays, and so do
+    /// those that wait to be compacted.
     pub(crate) fn reap(&self) -> Result<(), Error> {
         let (flushed, broken) = (self.ledger().flushed(), self.ledger().is_broken());
         let gone: Vec<FileFact> = {
             let mut state = lock(&self.state);
-            let mut until = if broken { state.acked } else { None };
+            let mut spent = if broken { state.acked } else { None };
             while let Some((acked, _)) = state.marks.pop_front_if(|(_, number)| *number <= flushed)
             {
-                until = until.max(Some(acked));
+                spent = spent.max(Some(acked));
             }
+            state.spent = state.spent.max(spent);
+            let until = state.spent.min(state.kept_from(self.budget()));
             let newest = state.files.back().map(|file| file.txid);
             let gone = state
                 .files
@@ -385,6 +410,26 @@ impl DatabaseSpool {
     /// The first file that waits.
     pub fn first_pending(&self) -> Option<Entry> {
         let fact = lock(&self.inner.state).pending().next().copied();
+        fact.map(|fact| self.inner.entry(&fact))
+    }
+
+    /// Keeps shipped files above this TXID, within bounds: whoever compacts them need not read them
+    /// from the replica. `None` keeps none, which is how a spool begins.
+    pub fn keep_above(&self, txid: Option<Txid>) {
+        lock(&self.inner.state).keep_above = txid;
+        if let Err(err) = self.inner.reap() {
+            tracing::debug!(db = %self.inner.id, %err, "shipped files stay in the spool for now");
+        }
+    }
+
+    /// A shipped file that is still here, just as it was shipped.
+    pub fn kept(&self, txid: Txid) -> Option<Entry> {
+        let fact = {
+            let state = lock(&self.inner.state);
+            let place = state.files.binary_search_by_key(&txid, |file| file.txid);
+            let fact = place.ok().and_then(|place| state.files.get(place)).copied();
+            fact.filter(|_| Some(txid) <= state.acked)
+        };
         fact.map(|fact| self.inner.entry(&fact))
     }
 

@@ -56,6 +56,10 @@ pub(crate) struct State {
     pub(crate) acked: Option<Txid>,
     /// Acks that are in the ledger but perhaps not on the disk: TXID, and number of the batch.
     pub(crate) marks: VecDeque<(Txid, u64)>,
+    /// Up to here files may go, as far as the ledger is concerned.
+    pub(crate) spent: Option<Txid>,
+    /// Shipped files above this stay for whoever compacts them; `None`: none do.
+    pub(crate) keep_above: Option<Txid>,
     /// The bytes of the files that wait.
     pub(crate) pending_bytes: u64,
 }

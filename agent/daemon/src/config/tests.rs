@@ -35,6 +35,13 @@ fn defaults_are_those_of_the_contract() {
             state_dir: "/var/lib/sqlrep".into(),
             sync_interval: Duration::from_secs(1),
             l0_retention: Duration::from_mins(5),
+            levels: [
+                Duration::from_secs(30),
+                Duration::from_mins(5),
+                Duration::from_hours(1)
+            ]
+            .into(),
+            verify_interval: Some(Duration::from_hours(24)),
             snapshot_interval: Duration::from_hours(24),
             retention: Duration::from_hours(7 * 24),
             spool_bytes_max: 10 << 30,
@@ -123,6 +130,8 @@ fn bad_values_name_the_flag_and_what_to_write_instead() {
         (&["--sync-interval", "0s"], "--sync-interval", "10ms"),
         (&["--sync-interval", "2h"], "--sync-interval", "1h"),
         (&["--retention", "0s"], "--retention", "1s"),
+        (&["--levels", "5m,30s"], "--levels", "longer than"),
+        (&["--levels", "0s"], "--levels", "from 1s up"),
         (&["--l0-retention", "8d"], "--l0-retention", "--retention"),
         (&["--spool-limit", "10GB"], "--spool-limit", "256Mi"),
         (

@@ -117,6 +117,10 @@ fn flags(config: &Config) -> HashMap<String, String> {
             format_duration(config.snapshot_interval),
         ),
         ("retention", format_duration(config.retention)),
+        (
+            "verify-interval",
+            format_duration(config.verify_interval.unwrap_or_default()),
+        ),
         ("spool-limit", format_size(config.spool_bytes_max)),
         ("wal-limit", format_size(config.wal_bytes_max)),
         ("drain-timeout", format_duration(config.drain_timeout)),

@@ -108,6 +108,9 @@ pub(super) fn database(
 ) -> v1::Database {
     let (state, reason, hint) = standing(&row, note, around.root);
     let lag = row.lag(around.now);
+    // What stops commits comes first; then what is wrong with what is on the replica.
+    let replica = row.replica;
+    let last_error = row.last_error.or(replica.damage).or(replica.error);
     v1::Database {
         id: Some(id(&row.id)),
         node: around.node.to_owned(),
@@ -123,11 +126,11 @@ pub(super) fn database(
         shipped_txid: row.shipped.map(Txid::get),
         lag: Some(duration(lag)),
         pending_bytes: row.pending_bytes,
-        last_error: row.last_error.unwrap_or_default(),
+        last_error: last_error.unwrap_or_default(),
         last_error_at: None,
         captured_at: None,
         shipped_at: row.shipped_at.map(time),
-        snapshot_at: None,
+        snapshot_at: replica.snapshot_at.map(time),
     }
 }
 

@@ -81,6 +81,22 @@ async fn sync(fleet: Fleet, id: DbId, sink: Sink<v1::SyncResponse>) -> Result<()
     .await
 }
 
+async fn snapshot(fleet: Fleet, id: DbId, sink: Sink<v1::SnapshotResponse>) -> Result<(), Left> {
+    use v1::snapshot_response::Step;
+    let step = match fleet.snapshot(&id).await {
+        Ok((txid, bytes)) => {
+            let txid = txid.get();
+            Step::Done(v1::SnapshotDone { txid, bytes })
+        }
+        Err(error) => Step::Failed(status::failure(&error)),
+    };
+    sink.send(v1::SnapshotResponse {
+        database: Some(convert::id(&id)),
+        step: Some(step),
+    })
+    .await
+}
+
 #[tonic::async_trait]
 impl Databases for Service {
     type ListStream = Answers<v1::Database>;
@@ -144,9 +160,14 @@ impl Databases for Service {
 
     async fn snapshot(
         &self,
-        _: Request<v1::SnapshotRequest>,
+        request: Request<v1::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(status::not_yet("a snapshot on demand"))
+        let (metadata, _, message) = request.into_parts();
+        let ids = convert::all_named(message.databases)?;
+        let fleet = self.node.fleet.clone();
+        self.node.streams.answer(&metadata, |sink| {
+            for_each(ids, move |id| snapshot(fleet.clone(), id, sink.clone()))
+        })
     }
 
     async fn verify(

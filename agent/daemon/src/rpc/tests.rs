@@ -49,6 +49,13 @@ fn config(dir: &TempDir) -> Config {
         state_dir: dir.path().join("state"),
         sync_interval: Duration::from_secs(1),
         l0_retention: Duration::from_mins(5),
+        levels: [
+            Duration::from_secs(30),
+            Duration::from_mins(5),
+            Duration::from_hours(1),
+        ]
+        .into(),
+        verify_interval: Some(Duration::from_hours(24)),
         snapshot_interval: Duration::from_hours(1),
         retention: Duration::from_hours(2),
         spool_bytes_max: 1 << 30,
@@ -73,6 +80,9 @@ impl Served {
             defaults: settings(),
             spool_bytes_max: config.spool_bytes_max,
             wal_bytes_max: config.wal_bytes_max,
+            l0_retention: config.l0_retention,
+            levels: config.levels.clone(),
+            verify_interval: config.verify_interval,
             drain_timeout: config.drain_timeout,
             replica_owner: None,
             cluster_uid: None,

@@ -3,9 +3,10 @@
 //! Publishing TXID n is a compare-and-swap on the log: the name can be linked once. Losing that
 //! race is not an error of ours to retry; it means that somebody else owns the replica now.
 
-use sqlrep_format::Txid;
-use sqlrep_replica::Manifest;
+use sqlrep_format::ltx::Level;
+use sqlrep_format::{Txid, TxidRange};
 use sqlrep_replica::owner::{self, Publish, SpoolFile, WriterId};
+use sqlrep_replica::{Manifest, ReplicaFile};
 use sqlrep_spool::DatabaseSpool;
 
 use crate::error::StageError;
@@ -32,6 +33,8 @@ pub(crate) struct Batch {
     pub(crate) shipped: Option<Txid>,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
+    /// What was published, as the replica lists it.
+    pub(crate) published: Vec<ReplicaFile>,
     /// How the turn ended.
     pub(crate) end: End,
 }
@@ -81,6 +84,12 @@ impl Target {
             batch.shipped = Some(entry.txid);
             batch.files += 1;
             batch.bytes += entry.bytes;
+            batch.published.push(ReplicaFile {
+                level: Level::L0,
+                range: TxidRange::single(entry.txid),
+                bytes: entry.bytes,
+                modified: entry.timestamp,
+            });
         }
         if let Some(manifest) = manifest {
             self.store.save_manifest(manifest)?;

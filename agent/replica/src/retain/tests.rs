@@ -155,6 +155,25 @@ fn a_straggler_of_a_fenced_writer_goes_at_once() {
 }
 
 #[test]
+fn the_owner_knows_what_is_not_its_own() {
+    let known = Listing::new(vec![
+        file(1, 1, 10, 10),
+        file(0, 11, 11, 11),
+        file(0, 12, 12, 12),
+    ]);
+    let found: Vec<TxidRange> = [9, 10, 11, 12, 13]
+        .map(|id| TxidRange::single(txid(id)))
+        .into();
+    let removal = strays(&known, &found).unwrap();
+    assert_eq!(removal.rest(), &known);
+    let expected = ["L0 9-9 Straggler", "L0 10-10 Straggler"];
+    assert_eq!(names(&removal), expected, "13 may be on its way");
+    // Who does not know how its own head is reached has no business with what others left.
+    let known = known.without(&known.files()[0]);
+    assert!(strays(&known, &found).is_err());
+}
+
+#[test]
 fn nothing_goes_from_a_replica_with_a_gap() {
     let files = vec![
         file(0, 1, 1, 1),

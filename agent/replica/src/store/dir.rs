@@ -118,6 +118,20 @@ impl Store for DirStore {
         Ok(files)
     }
 
+    fn ranges(&self, level: Level) -> Result<Vec<TxidRange>, StoreError> {
+        let Some(ltx) = self.ltx()? else {
+            return Ok(Vec::new());
+        };
+        let Some(dir) = missing_is_none(&ltx, level)? else {
+            return Ok(Vec::new());
+        };
+        let names = dir.entries().map_err(StoreError::io("list", dir.path()))?;
+        let ranges = names.iter().filter_map(|name| range(name));
+        let mut ranges: Vec<_> = ranges.collect();
+        ranges.sort_unstable();
+        Ok(ranges)
+    }
+
     fn open(&self, file: &ReplicaFile) -> Result<File, StoreError> {
         Dir::open(&self.dir)
             .and_then(|dir| dir.open_beneath(&layout::file_path(file.level, file.range)))
@@ -177,6 +191,11 @@ fn missing_is_none(ltx: &Dir, level: Level) -> Result<Option<Dir>, StoreError> {
     }
 }
 
+fn range(name: &OsStr) -> Option<TxidRange> {
+    let name: FileName = name.to_str()?.parse().ok()?;
+    Some(name.0)
+}
+
 fn list_level(ltx: &Dir, level: Level) -> Result<Vec<ReplicaFile>, StoreError> {
     let Some(dir) = missing_is_none(ltx, level)? else {
         return Ok(Vec::new());
@@ -184,14 +203,14 @@ fn list_level(ltx: &Dir, level: Level) -> Result<Vec<ReplicaFile>, StoreError> {
     let mut files = Vec::new();
     for name in dir.entries().map_err(StoreError::io("list", dir.path()))? {
         // Other names are left alone: temp files, notes, what a NAS puts there.
-        let Some(range) = name.to_str().and_then(|name| name.parse::<FileName>().ok()) else {
+        let Some(range) = range(&name) else {
             continue;
         };
         match dir.stat_file(&name) {
             Ok(Some((bytes, modified))) => {
                 files.push(ReplicaFile {
                     level,
-                    range: range.0,
+                    range,
                     bytes,
                     modified,
                 });

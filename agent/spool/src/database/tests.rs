@@ -192,6 +192,55 @@ fn many_acks_keep_few_files() {
 }
 
 #[test]
+fn what_waits_for_a_compaction_stays_and_goes_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, database) = open(dir.path());
+    let held = |database: &DatabaseSpool| -> Vec<u64> {
+        txids(&Files::new(database.dir().to_owned()).list().unwrap())
+    };
+    snapshot(&database, 3);
+    database.keep_above(Some(txid(1)));
+    for byte in 0..100 {
+        append(&database, 3, [(2, byte)]).unwrap();
+        database.ack(database.position().unwrap().txid).unwrap();
+    }
+    spool.flush().unwrap();
+    assert_eq!(held(&database), (2..=101).collect::<Vec<_>>());
+    assert_eq!(
+        spool.pending_bytes(),
+        0,
+        "what is kept does not count as waiting"
+    );
+    let kept = database.kept(txid(50)).unwrap();
+    assert_eq!(decode(&kept.path), (3, [(2, 48)].into()));
+    assert_eq!(database.kept(txid(1)), None);
+    append(&database, 3, [(2, 200)]).unwrap();
+    assert_eq!(database.kept(txid(102)), None, "it is not shipped");
+    database.keep_above(Some(txid(90)));
+    assert_eq!(held(&database), (91..=102).collect::<Vec<_>>());
+    database.keep_above(None);
+    spool.flush().unwrap();
+    assert_eq!(held(&database), [102]);
+}
+
+#[test]
+fn nothing_is_kept_when_the_spool_is_needed_for_what_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), Limits { bytes_max: 100 }).unwrap();
+    let database = spool.database(&id(), POD).unwrap();
+    snapshot(&database, 3);
+    database.ack(txid(1)).unwrap();
+    database.keep_above(Some(txid(1)));
+    append(&database, 3, [(2, 2)]).unwrap();
+    database.ack(txid(2)).unwrap();
+    append(&database, 3, [(2, 3)]).unwrap();
+    assert!(spool.is_over_limit());
+    spool.flush().unwrap();
+    let files = Files::new(database.dir().to_owned()).list().unwrap();
+    assert_eq!(txids(&files), [3]);
+}
+
+#[test]
 fn a_rejected_file_takes_those_after_it_along() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, database) = open(dir.path());

@@ -43,6 +43,8 @@ fn what_is_put_is_listed_and_opened() {
     assert_eq!(chain::put(&store, 0, &wanted, &one(2)).unwrap(), Put::Taken);
     chain::put(&store, 9, &header(1, 1, 2), &one(2)).unwrap();
     let listing = store.list().unwrap();
+    assert_eq!(store.ranges(Level::L0).unwrap(), [wanted.range]);
+    assert!(store.ranges(Level::new(3).unwrap()).unwrap().is_empty());
     let levels: Vec<u8> = listing
         .files()
         .iter()

@@ -1,0 +1,287 @@
+//! The actor's part of upkeep: one chore at a time, on a lane of its own, and only as the owner of
+//! the replica. What is due says [`Upkeep`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use sqlrep_format::ltx::Level;
+use sqlrep_format::{Timestamp, Txid};
+use sqlrep_replica::{DbId, ReplicaFile};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Database, Ending, Place};
+use crate::error::{CommandError, StageError};
+use crate::fleet::Context;
+use crate::limits;
+use crate::stage::capture::timestamp_now;
+use crate::stage::upkeep::{Damage, Tend, Tended};
+use crate::upkeep::{Chore, Rhythm, Upkeep};
+use crate::{Settings, status::ReplicaStatus};
+
+type Work = Pin<Box<dyn Future<Output = (Chore, Result<Tended, StageError>)> + Send>>;
+
+/// Answers with the TXID that the snapshot holds and its size.
+pub(crate) type SnapshotReply = oneshot::Sender<Result<(Txid, u64), CommandError>>;
+
+/// The upkeep of one database's replica.
+pub(super) struct Tending {
+    upkeep: Upkeep,
+    /// The chore in flight.
+    work: Option<Work>,
+    /// Who waits for a snapshot of at least this TXID.
+    wanted: Vec<(Txid, SnapshotReply)>,
+}
+
+impl Tending {
+    pub(super) fn new(context: &Context, id: &DbId, settings: Settings) -> Self {
+        let config = &context.config;
+        let (l0, verify) = (config.l0_retention, config.verify_interval);
+        let rhythm = Rhythm::new(settings, &config.levels, l0, verify);
+        Self {
+            upkeep: Upkeep::new(rhythm, spread(id), timestamp_now()),
+            work: None,
+            wanted: Vec::new(),
+        }
+    }
+
+    /// Waits for the chore in flight, or for ever when there is none.
+    pub(super) async fn done(&mut self) -> (Chore, Result<Tended, StageError>) {
+        match &mut self.work {
+            Some(work) => {
+                let done = work.await;
+                self.work = None;
+                done
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Database {
+    /// When the actor must wake for upkeep; `None`: not by itself.
+    pub(super) fn chore_at(&self) -> Option<Instant> {
+        let (at, _) = self.tending.upkeep.next()?;
+        let idle = self.tending.work.is_none() && self.may_tend();
+        idle.then(|| Instant::now() + timestamp_now().until(at).max(Duration::from_millis(1)))
+    }
+
+    /// Sends the next chore to the upkeep lane, if one is due and none is in flight.
+    pub(super) fn begin_chore(&mut self) {
+        if self.tending.work.is_some() || !self.may_tend() {
+            return;
+        }
+        let now = timestamp_now();
+        let wanted = !self.tending.wanted.is_empty();
+        let chore = match self.tending.upkeep.next() {
+            _ if wanted && self.tending.upkeep.listing().is_none() => Chore::List,
+            _ if wanted => Chore::Snapshot,
+            Some((at, chore)) if at <= now => chore,
+            _ => return,
+        };
+        let tend = Tend {
+            store: self.main.clone(),
+            spool: self.spool.clone(),
+            root: self.context.root.clone(),
+            policy: self.tending.upkeep.policy().clone(),
+            known: self.tending.upkeep.listing().cloned().unwrap_or_default(),
+        };
+        let lane = self.context.upkeep.clone();
+        self.tending.work = Some(Box::pin(async move {
+            let job = move || tend.run(chore, timestamp_now());
+            let done = lane.run(limits::RESTORE_TIMEOUT, job).await;
+            (chore, done.map_err(StageError::from).and_then(|done| done))
+        }));
+    }
+
+    /// Only the owner of a replica tends it, and only while its pod lives.
+    fn may_tend(&self) -> bool {
+        let settled = matches!(self.place, Place::Settled(_));
+        settled && self.branch.is_none() && self.ending == Ending::No
+    }
+
+    /// The replica is ours, from now on or again: what it holds is to be looked at.
+    pub(super) fn tend_anew(&mut self) {
+        let owner = self.branch.is_none();
+        let shipped = self
+            .spool
+            .shipped()
+            .or(self.spool.position().map(|at| at.txid));
+        self.spool.keep_above(shipped.filter(|_| owner));
+        self.tending.upkeep.moved(timestamp_now());
+        if !owner {
+            self.refuse_snapshots(&CommandError::Refused(format!(
+                "{} is not the owner of its replica",
+                self.id
+            )));
+        }
+    }
+
+    pub(super) fn note_published(&mut self, files: &[ReplicaFile]) {
+        if self.branch.is_none() {
+            self.tending.upkeep.shipped(files, timestamp_now());
+        }
+    }
+
+    /// A person wants a snapshot of what was shipped.
+    pub(super) fn snapshot_now(&mut self, reply: SnapshotReply) {
+        let answer = match (self.spool.position(), self.may_tend()) {
+            (Some(position), true) => {
+                self.tending.wanted.push((position.txid, reply));
+                return self.answer_snapshots();
+            }
+            (Some(position), false) if self.branch.is_some() => self.not_the_owner(position.txid),
+            _ => CommandError::Unavailable(format!("{} has not been captured yet", self.id)),
+        };
+        drop(reply.send(Err(answer))); // a caller that gave up wants no answer
+    }
+
+    /// Takes in what a chore came to.
+    pub(super) fn tended(&mut self, chore: Chore, outcome: Result<Tended, StageError>) {
+        let now = timestamp_now();
+        match outcome {
+            Ok(tended) => {
+                let nothing = matches!(tended, Tended::Nothing);
+                self.answer_snapshots();
+                self.take_in(chore, tended, now);
+                self.answer_snapshots();
+                if nothing {
+                    // Else it would be tried again at once, and for ever.
+                    self.refuse_snapshots(&CommandError::Unavailable(format!(
+                        "the replica of {} holds nothing new to make a snapshot of",
+                        self.id
+                    )));
+                }
+            }
+            Err(error) => {
+                let text = error.text();
+                let failures = self.tending.upkeep.failed(now);
+                if failures == 1 {
+                    tracing::warn!(db = %self.id, stage = chore.as_str(), err = %text, "upkeep");
+                }
+                self.update_replica(|replica| replica.error = Some(text));
+                self.refuse_snapshots(&error.into());
+            }
+        }
+        self.show_replica();
+    }
+
+    fn take_in(&mut self, chore: Chore, tended: Tended, now: Timestamp) {
+        let upkeep = &mut self.tending.upkeep;
+        match tended {
+            Tended::Listed(listing) => upkeep.listed(listing),
+            Tended::Wrote(file) => {
+                let (level, max) = (file.level, file.range.max());
+                upkeep.wrote(file);
+                if Level::new(1) == Some(level) {
+                    self.spool.keep_above(Some(max));
+                }
+                self.update_replica(|replica| replica.compactions += 1);
+            }
+            Tended::Removed(files) => {
+                upkeep.removed(&files);
+                self.update_replica(|replica| replica.removed += files.len() as u64);
+            }
+            Tended::Verified(verified) => {
+                upkeep.verified(now);
+                tracing::debug!(db = %self.id, txid = %verified.txid, "the replica restores");
+                self.update_replica(|replica| {
+                    replica.verified = Some((SystemTime::now(), verified.txid));
+                    replica.damage = None;
+                });
+            }
+            Tended::Damaged(damage) => {
+                upkeep.verified(now);
+                self.damaged(damage);
+            }
+            // A chore for which there is nothing to do is not due again at once.
+            Tended::Nothing if chore == Chore::Verify => upkeep.verified(now),
+            Tended::Nothing => drop(upkeep.failed(now)),
+            Tended::Surprised => upkeep.surprised(now),
+            Tended::NotOurs { head } => {
+                tracing::warn!(db = %self.id, txid = %head, "somebody else writes to the replica");
+                upkeep.surprised(now);
+                if self.work.is_none() {
+                    self.place = Place::Undecided;
+                }
+            }
+        }
+    }
+
+    /// Always said, mended or not.
+    fn damaged(&mut self, damage: Damage) {
+        let Damage { reason, healed } = damage;
+        let text = match &healed {
+            Some(file) => format!(
+                "{reason}; a new snapshot of TXID {} stands in for it",
+                file.range.max()
+            ),
+            None => format!(
+                "{reason}; it could not be mended from what is left: sqlrepctl verify {} says more",
+                self.id
+            ),
+        };
+        tracing::error!(db = %self.id, err = %text, "the replica is damaged");
+        self.update_replica(|replica| replica.damage = Some(text));
+        // What is in the replica now is another matter than before.
+        self.tending.upkeep.surprised(timestamp_now());
+    }
+
+    /// Answers whoever waits for a snapshot that is there now.
+    fn answer_snapshots(&mut self) {
+        let Some(listing) = self.tending.upkeep.listing() else {
+            return;
+        };
+        let newest = listing.level(Level::SNAPSHOT).next_back();
+        let Some((txid, bytes)) = newest.map(|file| (file.range.max(), file.bytes)) else {
+            return;
+        };
+        let waiting = std::mem::take(&mut self.tending.wanted);
+        for (want, reply) in waiting {
+            if want <= txid {
+                drop(reply.send(Ok((txid, bytes)))); // a caller that gave up wants no answer
+            } else {
+                self.tending.wanted.push((want, reply));
+            }
+        }
+    }
+
+    fn refuse_snapshots(&mut self, error: &CommandError) {
+        for (_, reply) in self.tending.wanted.drain(..) {
+            drop(reply.send(Err(error.clone()))); // a caller that gave up wants no answer
+        }
+    }
+
+    fn update_replica(&self, change: impl FnOnce(&mut ReplicaStatus)) {
+        self.context
+            .board
+            .update(&self.key, |row| change(&mut row.replica));
+    }
+
+    fn show_replica(&self) {
+        let Some(listing) = self.tending.upkeep.listing() else {
+            return;
+        };
+        let files = listing.files();
+        let newest = listing.level(Level::SNAPSHOT).next_back();
+        let snapshot_at = newest.map(|file| {
+            let millis = file.modified.millis().max(0).unsigned_abs();
+            SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
+        });
+        self.update_replica(|replica| {
+            replica.files = Some(files.len() as u64);
+            replica.bytes = Some(files.iter().map(|file| file.bytes).sum());
+            replica.snapshot_at = snapshot_at;
+            replica.error = None;
+        });
+    }
+}
+
+/// A number between 0 and 1 that is a database's own.
+fn spread(id: &DbId) -> f64 {
+    let mut hash = sqlrep_format::Crc64::new();
+    hash.update(id.to_string().as_bytes());
+    let top = u32::try_from(hash.value() >> 32).unwrap_or(0);
+    f64::from(top) / f64::from(u32::MAX)
+}

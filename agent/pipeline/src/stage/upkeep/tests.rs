@@ -1,0 +1,386 @@
+//! The life of a replica, day by day, against a model of every state: the real spool, the real
+//! replica, the real schedule; only the clock is an argument.
+
+use std::io::{self, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlrep_format::ltx::WalSpan;
+use sqlrep_format::{PageCount, PageSize, Pgno};
+use sqlrep_replica::owner::{Publish, SpoolFile, WriterId, publish_l0};
+use sqlrep_replica::{Destination, Point, RestoreOptions, restore};
+use sqlrep_spool::{Draft, Limits, PageSource, Spool};
+
+use super::*;
+use crate::upkeep::{Rhythm, Upkeep};
+
+const PAGE: PageSize = PageSize::MIN;
+const MINUTE: i64 = 60_000;
+const DAY: i64 = 24 * 60 * MINUTE;
+
+/// A state of the database: of each page, the TXID that wrote it last.
+type State = Vec<u64>;
+
+fn page(txid: u64, pgno: usize) -> Vec<u8> {
+    let text = format!("page {pgno} of {txid} ");
+    let bytes = text.bytes().cycle();
+    bytes.take(PAGE.bytes()).collect()
+}
+
+fn image(state: &State) -> Vec<u8> {
+    let pages = state.iter().enumerate();
+    pages.flat_map(|(at, txid)| page(*txid, at + 1)).collect()
+}
+
+/// The pages that a commit changed.
+struct Changed(u64, std::vec::IntoIter<usize>);
+
+impl PageSource for Changed {
+    fn next(&mut self, out: &mut [u8]) -> io::Result<Option<Pgno>> {
+        let Some(pgno) = self.1.next() else {
+            return Ok(None);
+        };
+        out.copy_from_slice(&page(self.0, pgno));
+        Ok(Pgno::new(u32::try_from(pgno).unwrap()))
+    }
+}
+
+struct Life {
+    _dir: tempfile::TempDir,
+    spool: Arc<Spool>,
+    tend: Tend,
+    upkeep: Upkeep,
+    dice: fastrand::Rng,
+    now: i64,
+    states: Vec<State>,
+    times: Vec<i64>,
+    files_max: usize,
+    bytes_max: u64,
+}
+
+/// In memory where there is such a place: nothing here is about fsync.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
+impl Life {
+    fn new(seed: u64, retention: Duration) -> Self {
+        let dir = scratch();
+        let spool = Spool::open(&dir.path().join("state"), Limits { bytes_max: 1 << 30 }).unwrap();
+        let spool = Arc::new(spool);
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let settings = crate::Settings {
+            sync_interval: Duration::from_secs(1),
+            snapshot_interval: Duration::from_hours(24),
+            retention,
+        };
+        let levels = [30, 300, 3600].map(Duration::from_secs);
+        let verify = Some(Duration::from_hours(24));
+        let rhythm = Rhythm::new(settings, &levels, Duration::from_mins(5), verify);
+        let id = "shop/app/data/app.db".parse().unwrap();
+        let tend = Tend {
+            store: Remote::new(root.join("shop/app/data/app.db"), None),
+            spool: spool.database(&id, "uid").unwrap(),
+            root: RootWatch::new(root, Arc::clone(&spool)),
+            policy: rhythm.policy.clone(),
+            known: Listing::default(),
+        };
+        let now = 20_000 * DAY;
+        tend.spool.keep_above(Some(Txid::FIRST));
+        Self {
+            _dir: dir,
+            spool,
+            tend,
+            upkeep: Upkeep::new(rhythm, 0.3, Timestamp::from_millis(now)),
+            dice: fastrand::Rng::with_seed(seed),
+            now,
+            states: Vec::new(),
+            times: Vec::new(),
+            files_max: 0,
+            bytes_max: 0,
+        }
+    }
+
+    /// A commit of a few pages, captured and shipped.
+    fn commit(&mut self) {
+        let txid = self.states.len() as u64 + 1;
+        let before = self.states.last().cloned().unwrap_or_default();
+        let size = match self.dice.u32(0..20) {
+            _ if before.is_empty() => 6,
+            0 => before.len().saturating_sub(2).max(3),
+            1 | 2 => (before.len() + 1).min(24),
+            _ => before.len(),
+        };
+        let mut state = before.clone();
+        state.resize(size, txid);
+        for _ in 0..self.dice.usize(1..4) {
+            let at = self.dice.usize(0..size);
+            state[at] = txid;
+        }
+        let changed: Vec<usize> = (1..=size).filter(|pgno| state[pgno - 1] == txid).collect();
+        let draft = Draft {
+            txid: Txid::new(txid).unwrap(),
+            timestamp: Timestamp::from_millis(self.now),
+            page_size: PAGE,
+            commit: PageCount::new(u32::try_from(size).unwrap()).unwrap(),
+            wal: WalSpan::CLAIM,
+            place: None,
+            node_id: 7,
+        };
+        let spool = &self.tend.spool;
+        let entry = spool.append(&draft, &mut Changed(txid, changed.into_iter()));
+        let entry = entry.unwrap().entry;
+        let file = SpoolFile {
+            txid: entry.txid,
+            timestamp: entry.timestamp,
+            path: entry.path,
+            digest: Some(entry.digest),
+        };
+        let writer = WriterId::new("node", "uid");
+        let published = publish_l0(&self.tend.store, writer, &file).unwrap();
+        assert_eq!(published, Publish::Done);
+        spool.ack(entry.txid).unwrap();
+        let listed = ReplicaFile {
+            level: Level::L0,
+            range: TxidRange::single(entry.txid),
+            bytes: entry.bytes,
+            modified: entry.timestamp,
+        };
+        self.states.push(state);
+        self.times.push(self.now);
+        self.upkeep
+            .shipped(&[listed], Timestamp::from_millis(self.now));
+    }
+
+    /// Lets time pass; each chore is done when it is due.
+    fn pass(&mut self, millis: i64) {
+        let end = self.now + millis;
+        let mut chores = 0;
+        while let Some((at, chore)) = self.upkeep.next()
+            && at.millis() <= end
+        {
+            self.now = self.now.max(at.millis());
+            self.tend.known = self.upkeep.listing().cloned().unwrap_or_default();
+            let tended = self
+                .tend
+                .run(chore, at.max(Timestamp::from_millis(self.now)));
+            self.take_in(chore, tended.unwrap());
+            chores += 1;
+            assert!(chores < 100_000, "chores end by themselves");
+        }
+        self.now = end;
+        let files = self.upkeep.listing().map_or(&[][..], Listing::files);
+        self.files_max = self.files_max.max(files.len());
+        let bytes = files.iter().map(|file| file.bytes).sum();
+        self.bytes_max = self.bytes_max.max(bytes);
+    }
+
+    fn take_in(&mut self, chore: Chore, tended: Tended) {
+        match tended {
+            Tended::Listed(listing) => self.upkeep.listed(listing),
+            Tended::Wrote(file) => {
+                if file.level == Level::new(1).unwrap() {
+                    self.tend.spool.keep_above(Some(file.range.max()));
+                }
+                self.upkeep.wrote(file);
+            }
+            Tended::Removed(files) => self.upkeep.removed(&files),
+            Tended::Verified(_) => self.upkeep.verified(Timestamp::from_millis(self.now)),
+            other => panic!("{chore:?}: {other:?}"),
+        }
+    }
+
+    /// How exact a point in time is that long ago (the table in the README of replica), with a
+    /// step more for what is compacted at this moment.
+    fn exact_to(age: i64) -> i64 {
+        match age {
+            ..300_000 => 0,
+            300_000..=DAY => 30_000,
+            _ if age <= 10 * DAY => 5 * MINUTE,
+            _ => 60 * MINUTE,
+        }
+    }
+
+    /// Restores a random kept instant, or the newest state, and compares it with the model.
+    fn check(&mut self, window: i64) {
+        let begin = (self.now - window).max(self.times[0]);
+        let moment = self.dice.i64(begin..=self.now);
+        let state = self.times.partition_point(|time| *time <= moment);
+        let (point, latest) = if self.dice.u32(0..8) == 0 {
+            (Point::Latest, self.states.len())
+        } else {
+            (Point::Before(Timestamp::from_millis(moment + 1)), state)
+        };
+        let dir = scratch();
+        let path = dir.path().join("db");
+        let destination = Destination::open(&path).unwrap();
+        let options = RestoreOptions::default();
+        let restored = restore::restore(&self.tend.store, point, &destination, &options, &());
+        let restored = restored.unwrap();
+        let txid = usize::try_from(restored.txid.get()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), image(&self.states[txid - 1]));
+        if point == Point::Latest {
+            assert_eq!(txid, latest);
+        } else {
+            // The state of some instant that lies at most so far back.
+            let exact = Self::exact_to(self.now - moment);
+            let from = self.times.partition_point(|time| *time <= moment - exact);
+            assert!(
+                (from..=latest).contains(&txid),
+                "{} s ago: TXID {txid}, not {from} to {latest}",
+                (self.now - moment) / 1000
+            );
+        }
+    }
+}
+
+fn say(text: &str) {
+    writeln!(io::stderr(), "{text}").unwrap();
+}
+
+#[test]
+fn a_month_of_commits_stays_bounded_and_every_kept_instant_restores() {
+    let days = std::env::var("SQLREP_HISTORY_DAYS").map_or(1, |days| days.parse().unwrap());
+    let seed = std::env::var("SQLREP_SEED")
+        .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    say(&format!(
+        "history: SQLREP_SEED={seed} SQLREP_HISTORY_DAYS={days}"
+    ));
+    // One day shows what thirty do when the window is as many times shorter.
+    let window = (days * DAY / 4).min(7 * DAY);
+    let retention = Duration::from_millis(window.unsigned_abs());
+    let mut life = Life::new(seed, retention);
+    let mut commits = 0_u64;
+    for minute in 0..days * 24 * 60 {
+        life.commit();
+        commits += 1;
+        if life.dice.u32(0..240) == 0 {
+            for _ in 0..life.dice.u32(10..120) {
+                life.pass(1_000);
+                life.commit();
+                commits += 1;
+            }
+        }
+        let jitter = life.dice.i64(0..2_000);
+        life.pass(MINUTE - 1_000 + jitter);
+        if minute % 8 == 0 {
+            life.check(window);
+        }
+    }
+    let listed = life.tend.store.list().unwrap();
+    assert_eq!(
+        Some(&listed),
+        life.upkeep.listing(),
+        "what is remembered is what is there"
+    );
+    let held = std::fs::read_dir(life.tend.spool.dir().join("ltx/0"));
+    let held = held.unwrap().count();
+    say(&format!(
+        "history: {days} days, {commits} commits: at most {} files, {} KiB; {held} files in the spool",
+        life.files_max,
+        life.bytes_max / 1024
+    ));
+    // A level keeps at most its steps, and no more than what lies behind the snapshot that begins
+    // the window; level 0 some minutes of commits; and there is a snapshot a day.
+    let span = window + DAY;
+    let steps = [30 * 1000, 5 * MINUTE, 60 * MINUTE].map(|step| (span / step).min(2880));
+    let bound = usize::try_from(steps.iter().sum::<i64>()).unwrap() + 400;
+    let most = life.files_max;
+    assert!(most < bound, "{most} files, bound {bound}");
+    assert!(life.spool.pending_bytes() == 0 && held < 200);
+    // An app that falls silent: all is merged, and then nothing wakes anybody but reading back.
+    life.pass(40 * DAY);
+    life.check(1);
+    let left = life.tend.store.list().unwrap().files().len();
+    assert!(left <= 5, "the newest of each level: {left}");
+    assert!(matches!(life.upkeep.next(), Some((_, Chore::Verify))));
+}
+
+#[test]
+fn a_fenced_owner_neither_compacts_nor_removes() {
+    let mut life = Life::new(1, Duration::from_hours(1));
+    for _ in 0..5 {
+        life.commit();
+        life.pass(1_000);
+    }
+    life.tend.known = life.tend.store.list().unwrap();
+    let head = Txid::new(6).unwrap();
+    let theirs = TxidRange::single(head);
+    let (from, to) = (TxidRange::single(Txid::new(5).unwrap()), theirs);
+    let path = |range| {
+        let file = ReplicaFile {
+            level: Level::L0,
+            range,
+            bytes: 0,
+            modified: Timestamp::from_millis(0),
+        };
+        life.tend.store.path(&file)
+    };
+    std::fs::copy(path(from), path(to)).unwrap();
+    let level = Level::new(1).unwrap();
+    let now = Timestamp::from_millis(life.now);
+    for chore in [Chore::Compact(level), Chore::Snapshot] {
+        let tended = life.tend.run(chore, now).unwrap();
+        assert!(
+            matches!(tended, Tended::NotOurs { head: found } if found == head),
+            "{chore:?}: {tended:?}"
+        );
+    }
+    assert!(life.tend.store.list_level(level).unwrap().is_empty());
+}
+
+#[test]
+fn a_damaged_file_is_mended_from_the_spool_and_said() {
+    let mut life = Life::new(2, Duration::from_hours(1));
+    life.commit();
+    life.pass(MINUTE * 10);
+    for _ in 0..5 {
+        life.commit();
+        life.pass(1_000);
+    }
+    let now = Timestamp::from_millis(life.now);
+    life.tend.known = life.tend.store.list().unwrap();
+    let sound = life.tend.run(Chore::Verify, now).unwrap();
+    assert!(matches!(sound, Tended::Verified(_)), "{sound:?}");
+
+    let victim = life.tend.known.level(Level::L0).nth(3).unwrap().clone();
+    let path = life.tend.store.path(&victim);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len() - 1;
+    bytes[end] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let found = life.tend.run(Chore::Verify, now).unwrap();
+    let Tended::Damaged(Damage {
+        reason,
+        healed: Some(healed),
+    }) = found
+    else {
+        panic!("{found:?}")
+    };
+    assert!(reason.contains(path.to_str().unwrap()), "{reason}");
+    assert_eq!(
+        (healed.level, healed.range.max().get()),
+        (Level::SNAPSHOT, 6)
+    );
+    let again = life.tend.run(Chore::Verify, now).unwrap();
+    assert!(matches!(again, Tended::Verified(_)), "{again:?}");
+    life.check(1);
+
+    // Nothing is left of what the only snapshot holds.
+    let path = life.tend.store.path(&healed);
+    std::fs::write(&path, b"not a snapshot").unwrap();
+    for kept in 1..=6 {
+        let kept = life.tend.spool.kept(Txid::new(kept).unwrap());
+        if let Some(kept) = kept {
+            std::fs::remove_file(kept.path).unwrap();
+        }
+    }
+    let found = life.tend.run(Chore::Verify, now).unwrap();
+    assert!(
+        matches!(found, Tended::Damaged(Damage { healed: None, .. })),
+        "{found:?}"
+    );
+}

@@ -1,0 +1,283 @@
+//! When a replica is compacted, snapshotted, thinned out and read back: pure, time is an argument.
+//!
+//! What the replica holds is remembered from one listing and what was published since. From that
+//! follows what is due next, and when. Nothing new means nothing due: an idle database wakes
+//! nobody, but for the last steps of its last commits, and for being read back.
+
+use std::time::Duration;
+
+use sqlrep_format::Timestamp;
+use sqlrep_format::ltx::Level;
+use sqlrep_replica::compact::{first_snapshot_plan, pending};
+use sqlrep_replica::retain::{self, Policy};
+use sqlrep_replica::{Listing, ReplicaFile};
+
+use crate::limits;
+
+/// What single captures are merged into first.
+const LEVEL_1: Level = match Level::new(1) {
+    Some(level) => level,
+    None => Level::SNAPSHOT,
+};
+
+/// One piece of upkeep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chore {
+    /// Look what the replica holds.
+    List,
+    /// Merge a level into this one.
+    Compact(Level),
+    /// Write a snapshot; the first one keeps the oldest state.
+    Snapshot,
+    /// Remove what is not needed any more.
+    Retain,
+    /// Read the replica back.
+    Verify,
+}
+
+impl Chore {
+    /// Its name in the log.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Compact(_) => "compact",
+            Self::Snapshot => "snapshot",
+            Self::Retain => "retain",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+/// How often and how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rhythm {
+    /// The steps of the levels above level 0, finest first.
+    pub(crate) levels: Vec<Duration>,
+    /// How often a snapshot is written, when there is something new.
+    pub(crate) snapshot: Duration,
+    /// How often the replica is read back; `None`: never.
+    pub(crate) verify: Option<Duration>,
+    /// What is kept how long.
+    pub(crate) policy: Policy,
+}
+
+impl Rhythm {
+    /// The rhythm of one database.
+    pub(crate) fn new(
+        settings: crate::Settings,
+        levels: &[Duration],
+        l0_retention: Duration,
+        verify: Option<Duration>,
+    ) -> Self {
+        // The last level has nothing above it but snapshots: it keeps the window.
+        let inner = levels.split_last().map_or(&[][..], |(_, inner)| inner);
+        let keep = |step: &Duration| step.saturating_mul(limits::LEVEL_STEPS);
+        Self {
+            levels: levels.to_vec(),
+            snapshot: settings.snapshot_interval,
+            verify,
+            policy: Policy {
+                l0: l0_retention,
+                levels: inner.iter().map(keep).collect(),
+                window: settings.retention,
+            },
+        }
+    }
+
+    /// The step that things are done in.
+    fn tick(&self) -> Duration {
+        self.levels.first().copied().unwrap_or(limits::RETRY_MAX)
+    }
+}
+
+/// What is known of a replica's files, and what is due.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    rhythm: Rhythm,
+    /// `None` until it was listed, and again when it surprised us.
+    listing: Option<Listing>,
+    /// What was published while there was no listing.
+    fresh: Vec<ReplicaFile>,
+    /// From when on the first look is due, and when the replica is read back the next time.
+    look_at: Timestamp,
+    verify_at: Option<Timestamp>,
+    /// The chore that is due next.
+    next: Option<(Timestamp, Chore)>,
+    /// Chores that failed in a row, and until when none is tried.
+    failures: u32,
+    pause_until: Timestamp,
+}
+
+impl Upkeep {
+    /// Nothing is known yet. `spread`, between 0 and 1, is a database's own: those of a node do not
+    /// all look, nor read back, at the same time.
+    pub(crate) fn new(rhythm: Rhythm, spread: f64, now: Timestamp) -> Self {
+        let look_at = later(now, limits::FIRST_LOOK.mul_f64(spread));
+        let verify_at = rhythm.verify.map(|every| later(now, every.mul_f64(spread)));
+        Self {
+            rhythm,
+            listing: None,
+            fresh: Vec::new(),
+            look_at,
+            verify_at,
+            next: Some((look_at, Chore::List)),
+            failures: 0,
+            pause_until: now,
+        }
+    }
+
+    /// How long what is kept.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.rhythm.policy
+    }
+
+    /// What the replica holds, as far as that is known.
+    pub(crate) fn listing(&self) -> Option<&Listing> {
+        self.listing.as_ref()
+    }
+
+    /// The next chore and when it is due; `None`: nothing, until something happens.
+    pub(crate) fn next(&self) -> Option<(Timestamp, Chore)> {
+        let (at, chore) = self.next?;
+        Some((at.max(self.pause_until), chore))
+    }
+
+    /// Files were published at level 0. Cheap, for it happens with every commit.
+    pub(crate) fn shipped(&mut self, files: &[ReplicaFile], now: Timestamp) {
+        let Some(first) = files.first() else { return };
+        let Some(listing) = &mut self.listing else {
+            // There is something to do, so look.
+            self.look_at = self.look_at.min(now);
+            self.fresh.extend_from_slice(files);
+            self.plan();
+            return;
+        };
+        for file in files {
+            listing.add(file.clone());
+        }
+        let merge = tick_after(first.modified, self.rhythm.tick());
+        let merge = (merge, Chore::Compact(LEVEL_1));
+        if self.next.is_none_or(|(at, _)| merge.0 < at) {
+            self.next = Some(merge);
+        }
+    }
+
+    /// The replica was listed.
+    pub(crate) fn listed(&mut self, mut listing: Listing) {
+        // What was shipped while the listing was made may be in it or not.
+        for file in self.fresh.drain(..) {
+            listing.add(file);
+        }
+        self.listing = Some(listing);
+        self.worked();
+    }
+
+    /// A file was compacted, or a snapshot written.
+    pub(crate) fn wrote(&mut self, file: ReplicaFile) {
+        if let Some(listing) = &mut self.listing {
+            listing.add(file);
+        }
+        self.worked();
+    }
+
+    /// Files were removed.
+    pub(crate) fn removed(&mut self, files: &[ReplicaFile]) {
+        if let Some(listing) = &mut self.listing {
+            let gone = |file: &&ReplicaFile| !files.contains(file);
+            let stay = listing.files().iter().filter(gone).cloned().collect();
+            *listing = Listing::new(stay);
+        }
+        self.worked();
+    }
+
+    /// The replica was read back, whatever came of it.
+    pub(crate) fn verified(&mut self, now: Timestamp) {
+        self.verify_at = self.rhythm.verify.map(|every| later(now, every));
+        self.worked();
+    }
+
+    /// The replica became ours, or another one: look when its turn comes.
+    pub(crate) fn moved(&mut self, now: Timestamp) {
+        let at = self.listing.as_ref().map_or(self.look_at, |_| now);
+        (self.listing, self.look_at) = (None, at);
+        self.fresh.clear();
+        self.plan();
+    }
+
+    /// The replica is not what it was taken for: look again.
+    pub(crate) fn surprised(&mut self, now: Timestamp) {
+        self.listing = None;
+        self.look_at = now;
+        self.plan();
+    }
+
+    /// A chore failed; says how often in a row.
+    pub(crate) fn failed(&mut self, now: Timestamp) -> u32 {
+        let doubled = limits::UPKEEP_RETRY_MIN * 2_u32.saturating_pow(self.failures.min(10));
+        self.pause_until = later(now, doubled.min(limits::UPKEEP_RETRY_MAX));
+        self.failures = self.failures.saturating_add(1);
+        // Whatever was the matter: what is there now is the place to go on from.
+        self.surprised(now);
+        self.failures
+    }
+
+    fn worked(&mut self) {
+        self.failures = 0;
+        self.plan();
+    }
+
+    fn plan(&mut self) {
+        self.next = match &self.listing {
+            None => Some((self.look_at, Chore::List)),
+            Some(listing) => self.due(listing).into_iter().min_by_key(|(at, _)| *at),
+        };
+    }
+
+    /// Everything that will be due, the more urgent first among equals.
+    fn due(&self, listing: &Listing) -> Vec<(Timestamp, Chore)> {
+        let mut due = Vec::new();
+        if first_snapshot_plan(listing).is_some() {
+            due.push((Timestamp::from_millis(0), Chore::Snapshot));
+        }
+        for (place, step) in (1..).zip(&self.rhythm.levels) {
+            let level = Level::new(place);
+            if let Some(level) = level
+                && let Some(first) = pending(listing, level).first()
+            {
+                due.push((tick_after(first.modified, *step), Chore::Compact(level)));
+            }
+        }
+        let newest = listing.level(Level::SNAPSHOT).next_back();
+        if let Some(newest) = newest
+            && Some(newest.range.max()) < listing.head()
+        {
+            let at = later(newest.modified, self.rhythm.snapshot);
+            due.push((at, Chore::Snapshot));
+        }
+        if let Some(at) = retain::due(listing, &self.rhythm.policy) {
+            // Step by step, not file by file.
+            due.push((tick_after(at, self.rhythm.tick()), Chore::Retain));
+        }
+        if let Some(at) = self.verify_at.filter(|_| !listing.is_empty()) {
+            due.push((at, Chore::Verify));
+        }
+        due
+    }
+}
+
+/// The first tick of the wall clock after a time.
+fn tick_after(time: Timestamp, interval: Duration) -> Timestamp {
+    let step = i64::try_from(interval.as_millis())
+        .unwrap_or(i64::MAX)
+        .max(1);
+    let ticks = time.millis().div_euclid(step).saturating_add(1);
+    Timestamp::from_millis(ticks.saturating_mul(step))
+}
+
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millis(time.millis().saturating_add(millis))
+}
+
+#[cfg(test)]
+mod tests;
