@@ -92,7 +92,13 @@ impl Target {
             });
         }
         if let Some(manifest) = manifest {
-            self.store.save_manifest(manifest)?;
+            let mut manifest = manifest.clone();
+            if manifest.namespace_uid.is_none() {
+                // the tail of a pod that is gone: what was known of it stays known
+                let recorded = self.store.load_manifest()?;
+                manifest.namespace_uid = recorded.and_then(|recorded| recorded.namespace_uid);
+            }
+            self.store.save_manifest(&manifest)?;
         }
         Ok(End::Done)
     }
