@@ -21,6 +21,16 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         "tonic::",
         &["proto/", "agent/daemon/src/", "ctl/src/", "ctl/tests/"],
     ),
+    (
+        "kube::",
+        &[
+            "agent/discover/",
+            "agent/daemon/src/auth",
+            "agent/daemon/src/cluster",
+            "agent/daemon/src/events",
+            "ctl/src/cluster",
+        ],
+    ),
     // adopt publishes the gate's status file, which is no part of a replica
     (
         "renameat",

@@ -13,9 +13,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::adopt::{Adoption, Context, Notes, Signals};
+use crate::auth::{ApiJudge, Door};
 use crate::cli::complain;
 use crate::cluster::Cluster;
-use crate::config::{Config, Listen, PodsSource, TlsFiles};
+use crate::config::{Auth, Config, Listen, PodsSource, TlsFiles};
 use crate::gate::status::BOOT_ID_FILE;
 use crate::health::Pulse;
 use crate::listen::{self, UnixSocket};
@@ -97,6 +98,7 @@ impl App {
             format!("--state-dir {}: cannot be used", config.state_dir.display())
         })?;
         let mut sockets = Bound::bind(&config).await?;
+        let door = door(&config, cluster.as_ref()).await?;
 
         let stop = CancellationToken::new();
         let (pulse, notes, claims) = (Pulse::new(), Notes::default(), Claims::new());
@@ -123,7 +125,7 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_root(fleet.clone(), pulse.clone(), stop.clone()));
         let node = Node::new(fleet.clone(), Arc::clone(&config), notes, stop.clone());
-        sockets.serve(&mut tasks, &Services::new(node), tls.as_ref(), &stop);
+        sockets.serve(&mut tasks, &Services::new(node, door), tls.as_ref(), &stop);
         if let Some(listener) = sockets.http.take() {
             let pages = http::Pages {
                 fleet: fleet.clone(),
@@ -235,6 +237,18 @@ fn read_tls(files: &TlsFiles) -> anyhow::Result<Tls> {
         key: read("--tls-key", &files.key)?,
         client_ca: read("--client-ca", &files.client_ca)?,
     })
+}
+
+/// Who is asked what a caller may do.
+async fn door(config: &Config, cluster: Option<&Cluster>) -> anyhow::Result<Door> {
+    match (config.auth, cluster) {
+        (Auth::None, _) => Ok(Door::open()),
+        (Auth::Kube, Some(cluster)) => Ok(Door::guarded(cluster.judge())),
+        (Auth::Kube, None) => ApiJudge::of_process().await.map(Door::guarded).context(
+            "--auth kube: cannot find the cluster; run in a pod with a service account, or set \
+             KUBECONFIG",
+        ),
+    }
 }
 
 fn boot_id() -> anyhow::Result<String> {

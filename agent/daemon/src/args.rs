@@ -138,6 +138,15 @@ pub(crate) struct RunArgs {
         help_heading = "Serving"
     )]
     pub(crate) listen: Vec<String>,
+    /// Who says what a caller on an ADDR:PORT may do: the cluster's API, or nobody
+    /// [default: kube with --pods kube, else none].
+    #[arg(
+        long,
+        env = "SQLREP_AUTH",
+        value_name = "kube|none",
+        help_heading = "Serving"
+    )]
+    pub(crate) auth: Option<Auth>,
     /// Certificate chain (PEM) for --listen addresses other than loopback.
     #[arg(
         long,
@@ -226,6 +235,15 @@ pub(crate) struct DemoAppArgs {
     /// Do not write: print the number of rows and their digest.
     #[arg(long)]
     pub(crate) digest: bool,
+}
+
+/// Who is asked what a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Auth {
+    /// The cluster's API.
+    Kube,
+    /// Nobody.
+    None,
 }
 
 /// Format of log lines.

@@ -11,6 +11,7 @@ use kube::{Api, Client};
 use sqlrep_discover::ApiServer;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::auth::ApiJudge;
 use crate::config::Config;
 
 /// The namespace whose UID stands for the cluster: it is made with the cluster and never again.
@@ -73,6 +74,11 @@ impl Cluster {
     /// The UID of the cluster, which replicas carry.
     pub(crate) fn uid(&self) -> &str {
         &self.uid
+    }
+
+    /// The API server, for those who must know what a caller may do.
+    pub(crate) fn judge(&self) -> ApiJudge {
+        ApiJudge::new(self.client.clone())
     }
 
     /// The API server, for discovery.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-pub(crate) use crate::args::LogFormat;
 use crate::args::RunArgs;
+pub(crate) use crate::args::{Auth, LogFormat};
 use crate::units::{format_duration, format_size};
 
 /// A longer name is no Kubernetes node name (DNS-1123 subdomain).
@@ -130,6 +130,8 @@ pub(crate) struct Config {
     pub(crate) drain_timeout: Duration,
     /// Where gRPC is served.
     pub(crate) listen: Vec<Listen>,
+    /// Who is asked what a caller may do.
+    pub(crate) auth: Auth,
     /// TLS for addresses other than loopback.
     pub(crate) tls: Option<TlsFiles>,
     /// Where metrics and probes are served.
@@ -163,6 +165,7 @@ impl RunArgs {
         };
         check_node_name(&node_name)?;
         let pods = check_pods(&self.pods)?;
+        let auth = self.auth.unwrap_or(usual_auth(&pods));
         let path = |flag, path: &Path| absolute(path).or_else(|reason| wrong(flag, reason));
         let kubelet_root = path("--kubelet-root", &self.kubelet_root)?;
         let replica_root = path("--replica-root", &self.replica_root)?;
@@ -209,6 +212,7 @@ impl RunArgs {
             wal_bytes_max: self.wal_limit,
             drain_timeout: self.drain_timeout,
             listen,
+            auth,
             tls,
             metrics,
             log_format: self.log_format,
@@ -408,6 +412,14 @@ fn check_pods(text: &str) -> Result<PodsSource, ConfigError> {
                 Err(reason) => wrong("--pods", reason),
             },
         },
+    }
+}
+
+/// In a cluster callers are asked who they are, unless the flag says otherwise.
+fn usual_auth(pods: &PodsSource) -> Auth {
+    match pods {
+        PodsSource::Dir(_) => Auth::None,
+        PodsSource::Kube => Auth::Kube,
     }
 }
 

@@ -6,6 +6,7 @@
 mod adopt;
 mod app;
 mod args;
+mod auth;
 mod cli;
 mod cluster;
 mod config;

@@ -6,6 +6,7 @@ mod agent;
 mod convert;
 mod databases;
 mod deadline;
+mod guard;
 mod incoming;
 mod replicas;
 mod status;
@@ -26,7 +27,9 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::adopt::Notes;
+use crate::auth::Door;
 use crate::config::Config;
+use guard::Guard;
 use incoming::Incoming;
 use stream::Streams;
 
@@ -85,14 +88,16 @@ impl Node {
 #[derive(Clone, Debug)]
 pub(crate) struct Services {
     node: Node,
+    door: Door,
     calls: GlobalConcurrencyLimitLayer,
 }
 
 impl Services {
-    /// The services over this node.
-    pub(crate) fn new(node: Node) -> Self {
+    /// The services over this node, behind this door.
+    pub(crate) fn new(node: Node, door: Door) -> Self {
         Self {
             node,
+            door,
             calls: GlobalConcurrencyLimitLayer::new(CALLS_MAX),
         }
     }
@@ -132,13 +137,13 @@ impl Services {
     > {
         let (health_reporter, health) = tonic_health::server::health_reporter();
         health_reporter
-            .set_serving::<AgentServer<agent::Service>>()
+            .set_serving::<AgentServer<Guard<agent::Service>>>()
             .await;
         health_reporter
-            .set_serving::<DatabasesServer<databases::Service>>()
+            .set_serving::<DatabasesServer<Guard<databases::Service>>>()
             .await;
         health_reporter
-            .set_serving::<ReplicasServer<replicas::Service>>()
+            .set_serving::<ReplicasServer<Guard<replicas::Service>>>()
             .await;
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -153,23 +158,23 @@ impl Services {
         if let Some(tls) = tls {
             server = server.tls_config(tls).map_err(io::Error::other)?;
         }
-        let node = || self.node.clone();
+        let (node, door) = (|| self.node.clone(), || self.door.clone());
         Ok(server
             .add_service(health)
             .add_service(reflection().build_v1().map_err(io::Error::other)?)
             .add_service(reflection().build_v1alpha().map_err(io::Error::other)?)
             .add_service(
-                AgentServer::new(agent::Service::new(node()))
+                AgentServer::new(Guard::new(door(), agent::Service::new(node())))
                     .max_decoding_message_size(REQUEST_BYTES_MAX)
                     .max_encoding_message_size(RESPONSE_BYTES_MAX),
             )
             .add_service(
-                DatabasesServer::new(databases::Service::new(node()))
+                DatabasesServer::new(Guard::new(door(), databases::Service::new(node())))
                     .max_decoding_message_size(REQUEST_BYTES_MAX)
                     .max_encoding_message_size(RESPONSE_BYTES_MAX),
             )
             .add_service(
-                ReplicasServer::new(replicas::Service::new(node()))
+                ReplicasServer::new(Guard::new(door(), replicas::Service::new(node())))
                     .max_decoding_message_size(REQUEST_BYTES_MAX)
                     .max_encoding_message_size(RESPONSE_BYTES_MAX),
             ))

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::config::LogFormat;
+use crate::config::{Auth, LogFormat};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -37,6 +37,7 @@ fn config(dir: &TempDir) -> Config {
         wal_bytes_max: 1 << 28,
         drain_timeout: Duration::from_secs(1),
         listen: vec![Listen::Unix(dir.path().join("agent.sock"))],
+        auth: Auth::None,
         tls: None,
         metrics: None,
         log_format: LogFormat::Text,

@@ -48,6 +48,7 @@ fn defaults_are_those_of_the_contract() {
             wal_bytes_max: 256 << 20,
             drain_timeout: Duration::from_secs(30),
             listen: vec![Listen::Unix("/var/lib/sqlrep/agent.sock".into())],
+            auth: Auth::None,
             tls: None,
             metrics: None,
             log_format: LogFormat::Text,
@@ -187,7 +188,7 @@ fn every_flag_of_run_has_its_variable_and_its_heading() {
         assert!(arg.get_help_heading().is_some(), "{name}");
         flags += 1;
     }
-    assert_eq!(flags, 20);
+    assert_eq!(flags, 23);
 }
 
 #[test]

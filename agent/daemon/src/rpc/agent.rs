@@ -7,7 +7,7 @@ use sqlrep_proto::v1::agent_server::Agent;
 use tonic::{Request, Response, Status};
 
 use super::{Node, convert};
-use crate::config::{Config, PodsSource};
+use crate::config::{Auth, Config, PodsSource};
 use crate::units::{format_duration, format_size};
 
 /// The service.
@@ -92,6 +92,13 @@ fn pods(config: &Config) -> String {
     }
 }
 
+fn auth(config: &Config) -> &'static str {
+    match config.auth {
+        Auth::Kube => "kube",
+        Auth::None => "none",
+    }
+}
+
 /// The flags in force; paths of keys are no secrets, what is in them is.
 fn flags(config: &Config) -> HashMap<String, String> {
     let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
@@ -125,6 +132,7 @@ fn flags(config: &Config) -> HashMap<String, String> {
         ("wal-limit", format_size(config.wal_bytes_max)),
         ("drain-timeout", format_duration(config.drain_timeout)),
         ("listen", listen.join(",")),
+        ("auth", auth(config).to_owned()),
         (
             "metrics",
             optional(config.metrics.map(|address| address.to_string())),

@@ -15,7 +15,8 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, Around};
 use super::stream::{Answers, Broken, Left, Sink};
-use super::{Node, status};
+use super::{Node, guard, status};
+use crate::auth::Caller;
 
 /// Databases of one call that are worked on at once.
 const AT_ONCE: usize = 32;
@@ -47,6 +48,18 @@ fn rows(node: &Node, namespace: &str) -> Vec<v1::Database> {
         convert::database(row, note, &around)
     })
     .collect()
+}
+
+/// Those of the rows that the caller may see.
+async fn visible(
+    caller: &Caller,
+    asked: &str,
+    mut rows: Vec<v1::Database>,
+) -> Result<Vec<v1::Database>, Status> {
+    let namespace = |row: &v1::Database| row.id.clone().unwrap_or_default().namespace;
+    let sight = caller.sight(asked, rows.iter().map(namespace)).await?;
+    rows.retain(|row| sight.shows(&namespace(row)));
+    Ok(rows)
 }
 
 /// Works on several databases, [`AT_ONCE`] at a time. The work sends what it has to say itself.
@@ -112,7 +125,9 @@ impl Databases for Service {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
+        let caller = guard::caller(&request)?;
         let rows = rows(&self.node, &request.get_ref().namespace);
+        let rows = visible(&caller, &request.get_ref().namespace, rows).await?;
         self.node
             .streams
             .answer(request.metadata(), |sink| async move {
@@ -127,11 +142,12 @@ impl Databases for Service {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = guard::caller(&request)?;
         let (metadata, _, message) = request.into_parts();
         let node = self.node.clone();
-        self.node
-            .streams
-            .answer(&metadata, |sink| watch::run(node, message.namespace, sink))
+        self.node.streams.answer(&metadata, |sink| {
+            watch::run(node, caller, message.namespace, sink)
+        })
     }
 
     async fn history(

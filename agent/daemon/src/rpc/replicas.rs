@@ -7,7 +7,7 @@ use sqlrep_proto::v1::replicas_server::Replicas;
 use tonic::{Request, Response, Status};
 
 use super::stream::Answers;
-use super::{Node, convert, status};
+use super::{Node, convert, guard, status};
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -29,16 +29,22 @@ impl Replicas for Service {
         &self,
         request: Request<v1::ListReplicasRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
+        let caller = guard::caller(&request)?;
         let namespace = request.get_ref().namespace.clone();
         let fleet = self.node.fleet.clone();
         self.node
             .streams
             .answer(request.metadata(), |sink| async move {
                 let replicas = fleet.replicas().await.map_err(|error| status::of(&error))?;
+                let at_hand = replicas
+                    .iter()
+                    .map(|replica| replica.id.namespace().to_owned());
+                let sight = caller.sight(&namespace, at_hand).await?;
                 let live: BTreeSet<_> = fleet.list().into_iter().map(|row| row.id).collect();
                 for replica in replicas {
-                    let wanted = namespace.is_empty() || replica.id.namespace() == namespace;
-                    if wanted && !live.contains(&replica.id) {
+                    let of = replica.id.namespace();
+                    let wanted = namespace.is_empty() || of == namespace;
+                    if wanted && sight.shows(of) && !live.contains(&replica.id) {
                         sink.send(convert::replica(replica)).await?;
                     }
                 }

@@ -19,13 +19,18 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use super::*;
-use crate::config::{Listen, LogFormat, PodsSource};
+use crate::config::{Auth, Listen, LogFormat, PodsSource};
 use crate::listen;
+
+mod guard;
 
 struct Served {
     dir: TempDir,
     fleet: Fleet,
+    /// Through the unix socket.
     channel: Channel,
+    /// Through a loopback port.
+    tcp: Channel,
     stop: CancellationToken,
     task: JoinHandle<io::Result<()>>,
     _socket: listen::UnixSocket,
@@ -62,6 +67,7 @@ fn config(dir: &TempDir) -> Config {
         wal_bytes_max: 1 << 28,
         drain_timeout: Duration::from_secs(1),
         listen: vec![Listen::Unix(dir.path().join("agent.sock"))],
+        auth: Auth::None,
         tls: None,
         metrics: None,
         log_format: LogFormat::Text,
@@ -70,6 +76,10 @@ fn config(dir: &TempDir) -> Config {
 
 impl Served {
     async fn new() -> Self {
+        Self::behind(Door::open()).await
+    }
+
+    async fn behind(door: Door) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("nas")).unwrap();
         let config = config(&dir);
@@ -99,14 +109,22 @@ impl Served {
             Notes::default(),
             stop.clone(),
         );
-        let (services, listener, ended) =
-            (Services::new(node), socket.take().unwrap(), stop.clone());
+        let services = Services::new(node, door);
+        let (over_tcp, ended) = (services.clone(), stop.clone());
+        let listener = listen::tcp("--listen", "127.0.0.1:0".parse().unwrap())
+            .await
+            .unwrap();
+        let tcp = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { over_tcp.serve_tcp(listener, None, ended).await });
+        let tcp = Endpoint::from_shared(tcp).unwrap().connect().await.unwrap();
+        let (listener, ended) = (socket.take().unwrap(), stop.clone());
         let task = tokio::spawn(async move { services.serve_unix(listener, ended).await });
         let channel = connect(path).await;
         Self {
             dir,
             fleet,
             channel,
+            tcp,
             stop,
             task,
             _socket: socket,

@@ -7,7 +7,8 @@ use sqlrep_proto::v1;
 use sqlrep_proto::v1::watch_response::Event;
 use tokio::time::sleep;
 
-use super::rows;
+use super::{rows, visible};
+use crate::auth::Caller;
 use crate::rpc::Node;
 use crate::rpc::stream::{Broken, Sink};
 
@@ -23,6 +24,7 @@ type Key = (String, String, String, String, String);
 /// Sends rows until the caller goes away.
 pub(super) async fn run(
     node: Node,
+    caller: Caller,
     namespace: String,
     sink: Sink<v1::WatchResponse>,
 ) -> Result<(), Broken> {
@@ -31,10 +33,13 @@ pub(super) async fn run(
     let mut caught_up = false;
     loop {
         changes.mark_unchanged();
-        let now: BTreeMap<Key, v1::Database> = rows(&node, &namespace)
-            .into_iter()
-            .map(|row| (key(&row), row))
-            .collect();
+        // Asked again at each turn: a permission may be taken away meanwhile.
+        let now: BTreeMap<Key, v1::Database> =
+            visible(&caller, &namespace, rows(&node, &namespace))
+                .await?
+                .into_iter()
+                .map(|row| (key(&row), row))
+                .collect();
         for event in difference(&sent, &now) {
             sink.send(v1::WatchResponse { event: Some(event) }).await?;
         }
