@@ -1,18 +1,21 @@
 //! From the command line to an exit code; reads as a table of contents.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::future::Future;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{Command, CommandFactory as _, FromArgMatches as _};
 
 use crate::args::{Cli, Global};
-use crate::client::{Client, Endpoint};
 use crate::cmd;
 use crate::failure::{Exit, Failure, Result};
 use crate::options::Environment;
 use crate::output::Output;
 use crate::when::Clock;
+
+/// How kubectl's users call us.
+const PLUGIN: &str = "kubectl sqlrep";
 
 /// What a command works with.
 #[derive(Debug)]
@@ -27,14 +30,6 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
 }
 
-impl Context {
-    /// Connects to an agent.
-    pub(crate) async fn connect(&self, endpoint: &Endpoint) -> Result<Client> {
-        let token = self.environment.token.as_deref();
-        Client::connect(endpoint, token, self.global.timeout).await
-    }
-}
-
 /// Runs sqlrepctl with these arguments; the first is the name of the program.
 pub fn run<I, T>(arguments: I) -> ExitCode
 where
@@ -43,7 +38,11 @@ where
 {
     let environment = Environment::of_process();
     let output = Output::standard(&environment);
-    match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let parsed = command(arguments.first())
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
         Ok(cli) => perform(cli, environment, output).into(),
         // Help and the version are answers, not errors; clap knows where each is printed. That
         // it cannot be printed is nothing that could be told.
@@ -56,6 +55,25 @@ where
             }
         }
     }
+}
+
+/// The command line. As a plugin of kubectl it speaks of itself as it was called.
+fn command(program: Option<&OsString>) -> Command {
+    let program = program.and_then(|program| Path::new(program).file_name());
+    if program == Some(OsStr::new("kubectl-sqlrep")) {
+        renamed(Cli::command().bin_name(PLUGIN))
+    } else {
+        Cli::command()
+    }
+}
+
+fn renamed(command: Command) -> Command {
+    let help = command.get_after_help().map(ToString::to_string);
+    let command = match help {
+        Some(help) => command.after_help(help.replace("sqlrepctl ", "kubectl sqlrep ")),
+        None => command,
+    };
+    command.mut_subcommands(renamed)
 }
 
 /// Runs one command.

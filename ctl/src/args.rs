@@ -18,8 +18,8 @@ use crate::reference::Reference;
     after_help = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 agent or cluster unreachable, 5 refused
 (would overwrite, not the owner, ambiguous).
-Environment: SQLREP_AGENT stands in for --agent, SQLREP_TOKEN is sent to the agent, NO_COLOR is
-honoured. Data goes to standard output, progress and words to standard error."
+Agents are reached through the kubeconfig, unless --agent or SQLREP_AGENT names one. SQLREP_TOKEN is
+sent to the agents instead of a service account's token. NO_COLOR is honoured. Data goes to standard output, progress and words to standard error."
 )]
 pub(crate) struct Cli {
     /// What holds for every verb.
@@ -41,6 +41,48 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) agent: Option<String>,
+    /// The context of the kubeconfig; without --agent agents are reached through the cluster
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        conflicts_with = "agent",
+        help_heading = "Global options"
+    )]
+    pub(crate) context: Option<String>,
+    /// The kubeconfig [env: KUBECONFIG] [default: ~/.kube/config]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        conflicts_with = "agent",
+        help_heading = "Global options"
+    )]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Only databases of this namespace; without it those of all that you may see
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "NAME",
+        help_heading = "Global options"
+    )]
+    pub(crate) namespace: Option<String>,
+    /// The namespace that sqlrep is installed in
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "SQLREP_NAMESPACE",
+        default_value = "sqlrep",
+        help_heading = "Global options"
+    )]
+    pub(crate) sqlrep_namespace: String,
+    /// Who to be towards the agents: a service account you may create tokens for
+    /// [default: sqlrepctl in the namespace of sqlrep]
+    #[arg(long, global = true, value_name = "NAMESPACE/NAME", value_parser = account,
+        conflicts_with = "agent", help_heading = "Global options")]
+    pub(crate) service_account: Option<Account>,
     /// Give up after this long, as in 30s or 5m. Without it quick questions wait 10s or 30s and
     /// work on data waits as long as the agent is alive
     #[arg(long, global = true, value_name = "DURATION", value_parser = duration,
@@ -56,7 +98,7 @@ pub(crate) enum Verb {
         visible_alias = "ls",
         after_help = "\
 Examples:
-  sqlrepctl list                            all databases of the agent
+  sqlrepctl list                            all databases of the cluster
   sqlrepctl list surmai                     those whose name has the part surmai
   sqlrepctl list -n media -o wide           one namespace, every column
   sqlrepctl list --replicas                 replicas that belong to no pod
@@ -110,11 +152,14 @@ Examples:
   sqlrepctl watch                           redrawn in place; ends with Ctrl-C
   sqlrepctl watch -o json                   one JSON object a line for every change")]
     Watch(WatchArgs),
-    /// Is the agent reachable and healthy? One line a check, a hint for each failure
+    /// Is everything set up rightly? One line a check, a hint for each failure
     #[command(after_help = "\
 Examples:
+  sqlrepctl check                           the cluster, its agents, and what they replicate
   sqlrepctl check --agent unix:/run/sqlrep/agent.sock
-  sqlrepctl check && echo all well")]
+  sqlrepctl check -o json | jq '.[] | select(.ok | not)'
+
+Exit code 1 when a check fails. A warning fails nothing.")]
     Check(FormatArgs),
     /// Make the waiting pod the owner of its replica
     #[command(after_help = "Example:\n  sqlrepctl takeover media/surmai")]
@@ -125,6 +170,15 @@ Examples:
     /// The version of this program and of the agent
     #[command(after_help = "Examples:\n  sqlrepctl version\n  sqlrepctl version -o json")]
     Version(FormatArgs),
+    /// The manual page of the program or of a verb, as troff
+    #[command(after_help = "\
+Examples:
+  sqlrepctl man | man -l -
+  sqlrepctl man restore > /usr/local/share/man/man1/sqlrepctl-restore.1")]
+    Man {
+        /// The verb
+        verb: Option<String>,
+    },
     /// A completion script for a shell
     #[command(after_help = "\
 Examples:
@@ -156,11 +210,8 @@ pub(crate) struct ListArgs {
     /// Only databases whose name has these parts
     #[arg(value_name = "REF", value_parser = reference)]
     pub(crate) reference: Option<Reference>,
-    /// Only this namespace
-    #[arg(long, short, value_name = "NAME", conflicts_with = "all_namespaces")]
-    pub(crate) namespace: Option<String>,
     /// All namespaces; so it is without -n too
-    #[arg(long, short = 'A')]
+    #[arg(long, short = 'A', conflicts_with = "namespace")]
     pub(crate) all_namespaces: bool,
     /// Replicas that belong to no pod instead of databases
     #[arg(long)]
@@ -268,9 +319,6 @@ pub(crate) struct WatchArgs {
     /// Only databases whose name has these parts
     #[arg(value_name = "REF", value_parser = reference)]
     pub(crate) reference: Option<Reference>,
-    /// Only this namespace
-    #[arg(long, short, value_name = "NAME")]
-    pub(crate) namespace: Option<String>,
     /// How to print it.
     #[command(flatten)]
     pub(crate) format: FormatArgs,
@@ -306,6 +354,25 @@ pub(crate) struct FormatArgs {
         default_value = "table"
     )]
     pub(crate) format: Format,
+}
+
+/// A service account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) name: String,
+}
+
+fn account(text: &str) -> Result<Account, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(Account {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }),
+        _ => Err("accepted is NAMESPACE/NAME, as in media/operator".to_owned()),
+    }
 }
 
 fn reference(text: &str) -> Result<Reference, String> {

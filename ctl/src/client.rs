@@ -35,7 +35,6 @@ const ANSWERS_MAX: usize = 1_000_000;
 #[derive(Debug)]
 pub(crate) struct Client {
     channel: Channel,
-    endpoint: Endpoint,
     token: Option<MetadataValue<Ascii>>,
     timeout: Option<Duration>,
 }
@@ -136,15 +135,9 @@ impl Client {
         let channel = endpoint.connect().await?;
         Ok(Self {
             channel,
-            endpoint: endpoint.clone(),
             token,
             timeout,
         })
-    }
-
-    /// Where the agent listens.
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
     }
 
     fn databases(&self) -> v1::databases_client::DatabasesClient<Channel> {

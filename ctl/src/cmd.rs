@@ -5,6 +5,7 @@ mod check;
 mod completion;
 mod history;
 mod list;
+mod man;
 mod restore;
 mod snapshot;
 mod sync;
@@ -17,11 +18,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::agents::{Agents, Job, work};
 use crate::app::Context;
 use crate::args::{SeveralArgs, Verb};
 use crate::client::{Client, Step};
 use crate::database::Id;
 use crate::failure::{Exit, Failure, Result};
+use crate::options;
 use crate::output::{Cell, Output, Table};
 use crate::reference::{Named, Reference};
 
@@ -39,34 +42,8 @@ pub(crate) fn run(verb: Verb, context: &mut Context) -> Result<Exit> {
         Verb::Takeover(args) => takeover::run(&args, context),
         Verb::Adopt(args) => adopt::run(&args, context),
         Verb::Version(args) => version::run(args, context),
+        Verb::Man { verb } => man::run(verb.as_deref(), context),
         Verb::Completion { shell } => completion::run(shell, context),
-    }
-}
-
-/// The live database that a reference means.
-async fn one_database(client: &Client, reference: &Reference) -> Result<Id> {
-    let databases = client.list(None).await?;
-    reference
-        .one(&databases)
-        .map(|database| database.id.clone())
-}
-
-/// The database that a reference means, be it only a replica that is left of it.
-///
-/// Replicas are asked for only when no live database answers to the name: listing a share is
-/// slow, and a name must not become ambiguous by what nobody uses any more.
-async fn one_replica(client: &Client, reference: Option<&Reference>) -> Result<Id> {
-    let reference = needed(reference)?;
-    let databases = client.list(None).await?;
-    let unknown = match reference.one(&databases) {
-        Ok(database) => return Ok(database.id.clone()),
-        Err(failure) if failure.exit == Exit::NotFound => failure,
-        Err(failure) => return Err(failure),
-    };
-    match reference.one(&client.replicas(None).await?) {
-        Ok(replica) => Client::id_of(replica),
-        Err(failure) if failure.exit == Exit::NotFound => Err(unknown),
-        Err(failure) => Err(failure),
     }
 }
 
@@ -76,23 +53,12 @@ fn needed(reference: Option<&Reference>) -> Result<&Reference> {
     })
 }
 
-/// All databases that some references mean, each once.
-async fn several_databases(
-    client: &Client,
+/// All things that some references mean, each once, by name.
+pub(crate) fn pick<'a, T: Named>(
+    things: &'a [T],
     references: &[Reference],
     all: bool,
-) -> Result<Vec<Id>> {
-    let databases = client.list(None).await?;
-    pick(&databases, references, all).map(|picked| {
-        picked
-            .into_iter()
-            .map(|database| database.id.clone())
-            .collect()
-    })
-}
-
-/// All things that some references mean, each once, by name.
-fn pick<'a, T: Named>(things: &'a [T], references: &[Reference], all: bool) -> Result<Vec<&'a T>> {
+) -> Result<Vec<&'a T>> {
     let mut picked = BTreeMap::new();
     if all {
         picked.extend(things.iter().map(|thing| (thing.name(), thing)));
@@ -231,7 +197,35 @@ fn txid_text(txid: sqlrep_format::Txid) -> String {
     txid.to_string()
 }
 
-/// The databases of a verb on several, chosen over one connection.
-async fn chosen(args: &SeveralArgs, client: &Client) -> Result<Vec<Id>> {
-    several_databases(client, &args.references, args.all).await
+/// Does a verb's job on the databases that it names, wherever they are.
+async fn perform<J: Job, D>(
+    job: &J,
+    args: &SeveralArgs,
+    context: &mut Context,
+    what: &str,
+    result: impl Fn(J::Done) -> D,
+) -> Result<Outcomes<D>> {
+    let reach = options::agents(&context.global, &context.environment)?;
+    let agents = Agents::find(context, &reach).await?;
+    let output = &mut context.output;
+    let groups = agents.several(&args.references, args.all, output).await?;
+    let mut outcomes = Outcomes::new();
+    carry_out(job, &groups, output, what, &mut outcomes, result).await?;
+    Ok(outcomes)
+}
+
+/// Does the job and gathers what becomes of each database.
+async fn carry_out<J: Job, D>(
+    job: &J,
+    groups: &[(Client, Vec<Id>)],
+    output: &mut Output,
+    what: &str,
+    outcomes: &mut Outcomes<D>,
+    result: impl Fn(J::Done) -> D,
+) -> Result<()> {
+    let bar = output.bar(what);
+    work(job, groups, |id, step| {
+        take(outcomes, output, &bar, id, step, &result);
+    })
+    .await
 }

@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod agents;
 mod app;
 mod args;
 mod client;
+mod cluster;
 mod cmd;
 mod database;
 mod failure;

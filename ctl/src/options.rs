@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::args::{Global, PointArgs};
 use crate::client::Endpoint;
+use crate::cluster;
 use crate::database::Wanted;
 use crate::failure::{Failure, Result};
 use crate::when::Clock;
@@ -35,24 +36,46 @@ impl Environment {
     }
 }
 
+/// The agents to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// This one.
+    One(Endpoint),
+    /// Those of a cluster.
+    Cluster(cluster::Options),
+}
+
 /// Where the answer comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// An agent.
-    Agent(Endpoint),
+    /// Agents.
+    Agents(Reach),
     /// A directory, with nothing else alive (L11).
     Replica(PathBuf),
 }
 
-/// The agent to ask.
-pub(crate) fn agent(global: &Global, environment: &Environment) -> Result<Endpoint> {
-    known_agent(global, environment)?.ok_or_else(|| {
-        Failure::usage("no agent given: use --agent unix:PATH or SQLREP_AGENT, or --replica DIR")
-    })
+/// The agents to ask: the one that is named, else those of the cluster.
+pub(crate) fn agents(global: &Global, environment: &Environment) -> Result<Reach> {
+    // What is typed of a cluster wins over an agent of the environment.
+    if !names_cluster(global)
+        && let Some(endpoint) = named_agent(global, environment)?
+    {
+        return Ok(Reach::One(endpoint));
+    }
+    Ok(Reach::Cluster(cluster::Options {
+        kubeconfig: global.kubeconfig.clone(),
+        context: global.context.clone(),
+        namespace: global.sqlrep_namespace.clone(),
+        account: global.service_account.clone(),
+    }))
 }
 
-/// The agent to ask, if one was named.
-pub(crate) fn known_agent(global: &Global, environment: &Environment) -> Result<Option<Endpoint>> {
+fn names_cluster(global: &Global) -> bool {
+    global.kubeconfig.is_some() || global.context.is_some() || global.service_account.is_some()
+}
+
+/// The agent that was named.
+fn named_agent(global: &Global, environment: &Environment) -> Result<Option<Endpoint>> {
     let (from, text) = match (&global.agent, &environment.agent) {
         (Some(text), _) => ("--agent", text.clone()),
         (None, Some(text)) => match text.to_str() {
@@ -67,18 +90,22 @@ pub(crate) fn known_agent(global: &Global, environment: &Environment) -> Result<
     Ok(Some(endpoint))
 }
 
-/// The directory if one is given, else the agent. What was typed wins over the environment.
+/// The directory if one is given, else the agents. What was typed wins over the environment.
 pub(crate) fn source(
     global: &Global,
     replica: Option<&PathBuf>,
     environment: &Environment,
 ) -> Result<Source> {
     match replica {
-        Some(_) if global.agent.is_some() => Err(Failure::usage(
-            "--agent and --replica exclude each other: --replica reads the directory itself",
+        Some(_) if global.agent.is_some() || names_cluster(global) => Err(Failure::usage(
+            "--replica reads the directory itself: it goes with neither --agent nor a cluster",
         )),
+        Some(_) if global.namespace.is_some() => Err(Failure::usage(
+            "-n needs agents to ask: a directory may hold anything",
+        )
+        .hint("name the namespace as part of REF")),
         Some(dir) => Ok(Source::Replica(dir.clone())),
-        None => agent(global, environment).map(Source::Agent),
+        None => agents(global, environment).map(Source::Agents),
     }
 }
 
@@ -103,6 +130,11 @@ mod tests {
         Global {
             agent: agent.map(str::to_owned),
             timeout: None,
+            context: None,
+            kubeconfig: None,
+            namespace: None,
+            sqlrep_namespace: "sqlrep".to_owned(),
+            service_account: None,
         }
     }
 
@@ -124,20 +156,27 @@ mod tests {
         let chosen = |agent, replica| source(&global(agent), replica, &env).unwrap();
         assert_eq!(
             chosen(Some("unix:/typed"), None),
-            Source::Agent(unix("/typed"))
+            Source::Agents(Reach::One(unix("/typed")))
         );
-        assert_eq!(chosen(None, None), Source::Agent(unix("/env")));
+        assert_eq!(chosen(None, None), Source::Agents(Reach::One(unix("/env"))));
         assert_eq!(chosen(None, Some(&dir)), Source::Replica(dir.clone()));
     }
 
     #[test]
-    fn neither_or_both_sources_are_a_usage_error() {
-        let none = source(&global(None), None, &environment(None)).unwrap_err();
-        assert_eq!(none.exit, Exit::Usage);
-        assert_eq!(
-            none.to_string(),
-            "no agent given: use --agent unix:PATH or SQLREP_AGENT, or --replica DIR"
+    fn without_an_agent_the_cluster_is_asked_and_what_is_typed_of_it_wins() {
+        let none = agents(&global(None), &environment(None)).unwrap();
+        assert!(matches!(none, Reach::Cluster(_)), "{none:?}");
+        let mut typed = global(None);
+        typed.context = Some("home".to_owned());
+        let home = agents(&typed, &environment(Some("unix:/env"))).unwrap();
+        assert!(
+            matches!(&home, Reach::Cluster(options) if options.context == typed.context),
+            "{home:?}"
         );
+    }
+
+    #[test]
+    fn two_sources_are_a_usage_error() {
         let dir = PathBuf::from("/r");
         let both = source(&global(Some("unix:/a")), Some(&dir), &environment(None)).unwrap_err();
         assert_eq!(both.exit, Exit::Usage);
@@ -145,9 +184,9 @@ mod tests {
 
     #[test]
     fn a_bad_endpoint_says_where_it_came_from() {
-        let typed = agent(&global(Some("nonsense")), &environment(None)).unwrap_err();
+        let typed = agents(&global(Some("nonsense")), &environment(None)).unwrap_err();
         assert!(typed.to_string().starts_with("--agent: "), "{typed}");
-        let env = agent(&global(None), &environment(Some("nonsense"))).unwrap_err();
+        let env = agents(&global(None), &environment(Some("nonsense"))).unwrap_err();
         assert!(env.to_string().starts_with("SQLREP_AGENT: "), "{env}");
     }
 }

@@ -11,10 +11,13 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Uri};
 
+use crate::cluster::Forward;
 use crate::failure::{Failure, Result};
 
-/// A socket on this node answers at once or never; a port-forward takes a second or two.
+/// A socket on this node answers at once or never.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Through the API server and a kubelet.
+const FORWARD: Duration = Duration::from_secs(10);
 /// Pings tell a dead agent from one that is busy with a large replica.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// How long a ping may go unanswered.
@@ -32,6 +35,8 @@ pub(crate) enum Endpoint {
         /// The port.
         port: u16,
     },
+    /// The pod of an agent, through the cluster's API.
+    Pod(Box<Forward>),
 }
 
 impl FromStr for Endpoint {
@@ -79,15 +84,17 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Pod(forward) => forward.fmt(f),
         }
     }
 }
 
 impl Endpoint {
-    /// Whether what is sent there stays on this machine.
+    /// Whether nobody on the way can read what is sent there: it stays on this machine, or goes
+    /// through the API server's TLS.
     pub(super) fn is_local(&self) -> bool {
         match self {
-            Self::Unix(_) => true,
+            Self::Unix(_) | Self::Pod(_) => true,
             Self::Tcp { host, .. } => {
                 let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
                 host == "localhost" || address.is_ok_and(|address| address.is_loopback())
@@ -98,8 +105,8 @@ impl Endpoint {
     /// Opens the connection.
     pub(super) async fn connect(&self) -> Result<Channel> {
         let uri = match self {
-            // The authority of a socket is never resolved.
-            Self::Unix(_) => "http://agent.invalid".to_owned(),
+            // The authority of a socket or a pod is never resolved.
+            Self::Unix(_) | Self::Pod(_) => "http://agent.invalid".to_owned(),
             Self::Tcp { host, port } => format!("http://{host}:{port}"),
         };
         let road = Channel::from_shared(uri)
@@ -119,6 +126,16 @@ impl Endpoint {
                 road.connect_with_connector(connector).await
             }
             Self::Tcp { .. } => road.connect().await,
+            Self::Pod(forward) => {
+                let forward = forward.clone();
+                let connector = tower::service_fn(move |_: Uri| {
+                    let forward = forward.clone();
+                    async move { forward.open().await.map(TokioIo::new) }
+                });
+                road.connect_timeout(FORWARD)
+                    .connect_with_connector(connector)
+                    .await
+            }
         };
         connected.map_err(|error| self.unreachable(&error))
     }
@@ -146,13 +163,16 @@ impl Endpoint {
                 "this user may not open the socket: run as the user of the agent, or as root"
                     .to_owned()
             }
-            (_, Some(io::ErrorKind::ConnectionRefused)) => {
+            (Self::Unix(_) | Self::Tcp { .. }, Some(io::ErrorKind::ConnectionRefused)) => {
                 "nobody listens there: is the agent running, and is this its --listen?".to_owned()
             }
             (Self::Unix(_), _) => "is it the socket of an agent?".to_owned(),
             (Self::Tcp { .. }, _) => {
                 "check host and port, and that nothing between blocks them".to_owned()
             }
+            (Self::Pod(_), _) => "it takes the permission to create pods/portforward in the \
+                                  namespace of sqlrep, and a kubelet that answers"
+                .to_owned(),
         };
         Failure::unreachable(format!("cannot connect to the agent at {self}: {because}")).hint(hint)
     }

@@ -1,6 +1,6 @@
 //! `adopt`: take an ungated database, or a Litestream replica, into the replica.
 
-use super::one_database;
+use crate::agents::{Agents, Meant};
 use crate::app::{Context, converse};
 use crate::args::AdoptArgs;
 use crate::database::short;
@@ -9,10 +9,11 @@ use crate::options;
 use crate::reference::Named as _;
 
 pub(super) fn run(args: &AdoptArgs, context: &mut Context) -> Result<Exit> {
-    let endpoint = options::agent(&context.global, &context.environment)?;
+    let reach = options::agents(&context.global, &context.environment)?;
     let (id, txid) = converse(async {
-        let client = context.connect(&endpoint).await?;
-        let id = one_database(&client, &args.reference).await?;
+        let agents = Agents::find(context, &reach).await?;
+        let found = agents.live(&args.reference, Meant::Waiting, &mut context.output);
+        let (client, id) = found.await?;
         let txid = client.adopt(&id, args.litestream.as_deref()).await?;
         Ok((id, txid))
     })?;

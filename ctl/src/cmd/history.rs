@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{one_replica, txid_text};
+use super::{needed, txid_text};
+use crate::agents::Agents;
 use crate::app::{Context, converse};
 use crate::args::HistoryArgs;
 use crate::database::short;
@@ -50,9 +51,10 @@ pub(super) fn run(args: &HistoryArgs, context: &mut Context) -> Result<Exit> {
             let replica = offline::one(&dir, &found, args.reference.as_ref())?;
             (replica.name(), offline::history(replica)?)
         }
-        Source::Agent(endpoint) => converse(async {
-            let client = context.connect(&endpoint).await?;
-            let id = one_replica(&client, args.reference.as_ref()).await?;
+        Source::Agents(reach) => converse(async {
+            let reference = needed(args.reference.as_ref())?;
+            let agents = Agents::find(context, &reach).await?;
+            let (client, id) = agents.replica(reference, &mut context.output).await?;
             Ok((id.name(), client.history(&id).await?))
         })?,
     };

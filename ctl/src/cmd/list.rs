@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
+use crate::agents::{Agents, Seat};
 use crate::app::{Context, converse};
 use crate::args::{Format, ListArgs};
 use crate::database::{Database, Replica, State, short};
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Exit, Result};
 use crate::offline;
 use crate::options::{self, Source};
 use crate::output::{Cell, Color, Table, duration, size};
@@ -17,24 +18,15 @@ use super::{pick, txid_text};
 pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
     match options::source(&context.global, args.replica.as_ref(), &context.environment)? {
         Source::Replica(dir) => {
-            if args.namespace.is_some() {
-                return Err(
-                    Failure::usage("-n needs an agent: a directory may hold anything")
-                        .hint("name the namespace as part of REF"),
-                );
-            }
             let found = offline::find(&dir)?;
             let picked = pick(&found, args.reference.as_slice(), args.reference.is_none())?;
             let replicas: Vec<Replica> = picked.into_iter().map(offline::summary).collect();
             show_replicas(&replicas, args.format.format, context)
         }
-        Source::Agent(endpoint) if args.replicas => {
+        Source::Agents(reach) if args.replicas => {
             let replicas = converse(async {
-                context
-                    .connect(&endpoint)
-                    .await?
-                    .replicas(args.namespace.as_deref())
-                    .await
+                let agents = Agents::find(context, &reach).await?;
+                agents.replicas(&mut context.output).await
             })?;
             let mut replicas = match &args.reference {
                 Some(reference) => reference.several(&replicas)?.into_iter().cloned().collect(),
@@ -43,22 +35,17 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
             replicas.sort_by_key(|replica| replica.name.clone());
             show_replicas(&replicas, args.format.format, context)
         }
-        Source::Agent(endpoint) => {
-            let databases = converse(async {
-                context
-                    .connect(&endpoint)
-                    .await?
-                    .list(args.namespace.as_deref())
-                    .await
+        Source::Agents(reach) => {
+            let seats = converse(async {
+                let agents = Agents::find(context, &reach).await?;
+                agents.list(&mut context.output).await
             })?;
-            let mut databases = match &args.reference {
-                Some(reference) => reference
-                    .several(&databases)?
-                    .into_iter()
-                    .cloned()
-                    .collect(),
-                None => databases,
+            let seats = match &args.reference {
+                Some(reference) => reference.several(&seats)?.into_iter().cloned().collect(),
+                None => seats,
             };
+            let mut databases: Vec<Database> =
+                seats.into_iter().map(|seat: Seat| seat.database).collect();
             databases.sort_by(|one, two| (&one.id, &one.pod).cmp(&(&two.id, &two.pod)));
             show(&databases, args.format.format, context)
         }

@@ -5,15 +5,15 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{needed, one_database, one_replica, txid_text};
+use super::{needed, txid_text};
+use crate::agents::{Agents, Meant};
 use crate::app::{Context, converse};
 use crate::args::{Format, RestoreArgs};
-use crate::client::Endpoint;
 use crate::database::{Wanted, short};
 use crate::failure::{Exit, Failure, Result};
 use crate::landing::{Existing, Landing, not_given, own};
 use crate::offline;
-use crate::options::{self, Source};
+use crate::options::{self, Reach, Source};
 use crate::output::{Cell, Table, size};
 use crate::reference::Named as _;
 use crate::when::rfc3339;
@@ -47,7 +47,7 @@ pub(super) fn run(args: &RestoreArgs, context: &mut Context) -> Result<Exit> {
         .ok_or_else(|| Failure::usage("no output file named"))?;
     let restored = match source {
         Source::Replica(dir) => from_directory(&dir, output, existing, wanted, args, context)?,
-        Source::Agent(endpoint) => from_agent(&endpoint, output, existing, wanted, args, context)?,
+        Source::Agents(reach) => from_agent(&reach, output, existing, wanted, args, context)?,
     };
     for warning in &restored.warnings {
         context.output.note(&format!("warning: {warning}"));
@@ -108,7 +108,7 @@ fn from_directory(
 }
 
 fn from_agent(
-    endpoint: &Endpoint,
+    reach: &Reach,
     output: &Path,
     existing: Existing,
     wanted: Wanted,
@@ -116,12 +116,12 @@ fn from_agent(
     context: &mut Context,
 ) -> Result<Restored> {
     // The cheap refusals come before the agent is troubled.
-    needed(args.reference.as_ref())?;
+    let reference = needed(args.reference.as_ref())?;
     let landing = Landing::prepare(output, existing)?;
     let bar = context.output.bar("restoring");
     let (name, header, given) = converse(async {
-        let client = context.connect(endpoint).await?;
-        let id = one_replica(&client, args.reference.as_ref()).await?;
+        let agents = Agents::find(context, reach).await?;
+        let (client, id) = agents.replica(reference, &mut context.output).await?;
         let download = client
             .restore(&id, wanted, args.point.branch.as_deref())
             .await?;
@@ -176,11 +176,12 @@ fn room_for(landing: &Landing, bytes: u64) -> Result<()> {
 
 fn in_place(args: &RestoreArgs, wanted: Wanted, context: &mut Context) -> Result<Exit> {
     let reference = needed(args.reference.as_ref())?;
-    let endpoint = options::agent(&context.global, &context.environment)?;
+    let reach = options::agents(&context.global, &context.environment)?;
     let bar = context.output.bar("rewinding");
     let (id, (from, txid)) = converse(async {
-        let client = context.connect(&endpoint).await?;
-        let id = one_database(&client, reference).await?;
+        let agents = Agents::find(context, &reach).await?;
+        let found = agents.live(reference, Meant::Followed, &mut context.output);
+        let (client, id) = found.await?;
         let branch = args.point.branch.as_deref();
         let done = client
             .restore_in_place(&id, wanted, branch, |done, total| bar.at(done, total))

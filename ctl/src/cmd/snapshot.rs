@@ -1,12 +1,15 @@
 //! `snapshot`: write a snapshot to the replica now.
 
 use serde::Serialize;
+use sqlrep_format::Txid;
 
-use super::{Outcomes, chosen, conclude, take, txid_text};
+use super::{conclude, perform, txid_text};
+use crate::agents::Job;
 use crate::app::{Context, converse};
 use crate::args::SeveralArgs;
+use crate::client::{Client, Step};
+use crate::database::Id;
 use crate::failure::{Exit, Result};
-use crate::options;
 use crate::output::{Cell, size};
 
 /// What is on the replica now.
@@ -16,26 +19,29 @@ struct Snapshot {
     bytes: u64,
 }
 
+/// The job.
+struct WriteSnapshot;
+
+impl Job for WriteSnapshot {
+    type Done = (Txid, u64);
+
+    async fn run(
+        &self,
+        client: &Client,
+        ids: &[Id],
+        on: impl FnMut(&Id, Step<(Txid, u64)>) -> Result<()>,
+    ) -> Result<()> {
+        client.snapshot(ids, on).await
+    }
+}
+
 pub(super) fn run(args: &SeveralArgs, context: &mut Context) -> Result<Exit> {
-    let endpoint = options::agent(&context.global, &context.environment)?;
-    let mut outcomes = Outcomes::new();
-    converse(async {
-        let client = context.connect(&endpoint).await?;
-        let ids = chosen(args, &client).await?;
-        let bar = context.output.bar("writing snapshots");
-        let output = &mut context.output;
-        client
-            .snapshot(&ids, |id, step| {
-                take(&mut outcomes, output, &bar, id, step, |(txid, bytes)| {
-                    Snapshot {
-                        txid: txid_text(txid),
-                        bytes,
-                    }
-                });
-                Ok(())
-            })
-            .await
-    })?;
+    let written = |(txid, bytes)| Snapshot {
+        txid: txid_text(txid),
+        bytes,
+    };
+    let job = perform(&WriteSnapshot, args, context, "writing snapshots", written);
+    let mut outcomes = converse(job)?;
     let headings = ["DATABASE", "TXID", "SIZE"];
     conclude(
         &mut outcomes,

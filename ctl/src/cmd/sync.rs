@@ -1,12 +1,15 @@
 //! `sync`: capture and ship now, and wait until it is on the replica.
 
 use serde::Serialize;
+use sqlrep_format::Txid;
 
-use super::{Outcomes, chosen, conclude, take, txid_text};
+use super::{conclude, perform, txid_text};
+use crate::agents::Job;
 use crate::app::{Context, converse};
 use crate::args::SeveralArgs;
+use crate::client::{Client, Step};
+use crate::database::Id;
 use crate::failure::{Exit, Result};
-use crate::options;
 use crate::output::Cell;
 
 /// What is on the replica now.
@@ -15,23 +18,32 @@ struct Shipped {
     txid: String,
 }
 
+/// The job.
+struct CaptureAndShip;
+
+impl Job for CaptureAndShip {
+    type Done = Txid;
+
+    async fn run(
+        &self,
+        client: &Client,
+        ids: &[Id],
+        on: impl FnMut(&Id, Step<Txid>) -> Result<()>,
+    ) -> Result<()> {
+        client.sync(ids, on).await
+    }
+}
+
 pub(super) fn run(args: &SeveralArgs, context: &mut Context) -> Result<Exit> {
-    let endpoint = options::agent(&context.global, &context.environment)?;
-    let mut outcomes = Outcomes::new();
-    converse(async {
-        let client = context.connect(&endpoint).await?;
-        let ids = chosen(args, &client).await?;
-        let bar = context.output.bar("shipping");
-        let output = &mut context.output;
-        client
-            .sync(&ids, |id, step| {
-                take(&mut outcomes, output, &bar, id, step, |txid| Shipped {
-                    txid: txid_text(txid),
-                });
-                Ok(())
-            })
-            .await
-    })?;
+    let mut outcomes = converse(perform(
+        &CaptureAndShip,
+        args,
+        context,
+        "shipping",
+        |txid| Shipped {
+            txid: txid_text(txid),
+        },
+    ))?;
     conclude(
         &mut outcomes,
         args.format,

@@ -1,6 +1,6 @@
 //! `takeover`: make the waiting pod the owner of its replica.
 
-use super::one_database;
+use crate::agents::{Agents, Meant};
 use crate::app::{Context, converse};
 use crate::args::OneArgs;
 use crate::database::short;
@@ -9,10 +9,11 @@ use crate::options;
 use crate::reference::Named as _;
 
 pub(super) fn run(args: &OneArgs, context: &mut Context) -> Result<Exit> {
-    let endpoint = options::agent(&context.global, &context.environment)?;
+    let reach = options::agents(&context.global, &context.environment)?;
     let (id, (txid, before)) = converse(async {
-        let client = context.connect(&endpoint).await?;
-        let id = one_database(&client, &args.reference).await?;
+        let agents = Agents::find(context, &reach).await?;
+        let found = agents.live(&args.reference, Meant::Waiting, &mut context.output);
+        let (client, id) = found.await?;
         let taken = client.takeover(&id).await?;
         Ok((id, taken))
     })?;

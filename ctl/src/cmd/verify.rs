@@ -4,14 +4,15 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Outcomes, conclude, pick, several_databases, take, txid_text};
+use super::{Outcomes, carry_out, conclude, pick, txid_text};
+use crate::agents::{Agents, Job};
 use crate::app::{Context, converse};
 use crate::args::VerifyArgs;
-use crate::client::{Client, Endpoint, Verified};
+use crate::client::{Client, Step, Verified};
 use crate::database::{Id, Wanted};
 use crate::failure::{Exit, Failure, Result};
 use crate::offline;
-use crate::options::{self, Source};
+use crate::options::{self, Reach, Source};
 use crate::output::{Cell, size};
 use crate::reference::Named as _;
 
@@ -42,7 +43,7 @@ pub(super) fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit> {
     let source = options::source(&context.global, args.replica.as_ref(), &context.environment)?;
     let mut outcomes = match source {
         Source::Replica(dir) => from_directory(&dir, args, wanted, context)?,
-        Source::Agent(endpoint) => from_agent(&endpoint, args, wanted, context)?,
+        Source::Agents(reach) => from_agents(&reach, args, wanted, context)?,
     };
     let headings = ["DATABASE", "TXID", "FILES", "PAGES", "READ", "CHECKSUM"];
     conclude(
@@ -89,8 +90,27 @@ fn from_directory(
     Ok(outcomes)
 }
 
-fn from_agent(
-    endpoint: &Endpoint,
+/// The job.
+struct ReadBack<'a> {
+    wanted: Wanted,
+    branch: Option<&'a str>,
+}
+
+impl Job for ReadBack<'_> {
+    type Done = Verified;
+
+    async fn run(
+        &self,
+        client: &Client,
+        ids: &[Id],
+        on: impl FnMut(&Id, Step<Verified>) -> Result<()>,
+    ) -> Result<()> {
+        client.verify(ids, self.wanted, self.branch, on).await
+    }
+}
+
+fn from_agents(
+    reach: &Reach,
     args: &VerifyArgs,
     wanted: Wanted,
     context: &mut Context,
@@ -99,31 +119,25 @@ fn from_agent(
         return Err(Failure::usage("no database named")
             .hint("name those to verify, or all of them with --all"));
     }
+    let job = ReadBack {
+        wanted,
+        branch: args.point.branch.as_deref(),
+    };
     let mut outcomes = Outcomes::new();
     converse(async {
-        let client = context.connect(endpoint).await?;
-        let ids = named(&client, args).await?;
-        let bar = context.output.bar("verifying");
+        let agents = Agents::find(context, reach).await?;
         let output = &mut context.output;
-        let branch = args.point.branch.as_deref();
-        client
-            .verify(&ids, wanted, branch, |id, step| {
-                take(&mut outcomes, output, &bar, id, step, Proven::from);
-                Ok(())
-            })
-            .await
+        let (references, all) = (&args.references, args.all);
+        // A name that no live database has may be that of a replica.
+        let groups = match agents.several(references, all, output).await {
+            Err(failure) if failure.exit == Exit::NotFound => {
+                let replicas = agents.several_replicas(references, all, output).await;
+                replicas.map_err(|_| failure)?
+            }
+            groups => groups?,
+        };
+        let (what, proven) = ("verifying", Proven::from);
+        carry_out(&job, &groups, output, what, &mut outcomes, proven).await
     })?;
     Ok(outcomes)
-}
-
-/// The databases to verify; a name that no live database has may be that of a replica.
-async fn named(client: &Client, args: &VerifyArgs) -> Result<Vec<Id>> {
-    match several_databases(client, &args.references, args.all).await {
-        Err(failure) if failure.exit == Exit::NotFound => {
-            let replicas = client.replicas(None).await?;
-            let picked = pick(&replicas, &args.references, args.all).map_err(|_| failure)?;
-            picked.into_iter().map(Client::id_of).collect()
-        }
-        ids => ids,
-    }
 }

@@ -1,15 +1,17 @@
 //! `watch`: a table that follows the databases.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::list::{Row, table};
+use crate::agents::{Agents, News, Watches};
 use crate::app::Context;
 use crate::args::{Format, WatchArgs};
-use crate::client::{Change, Watch};
+use crate::client::Change;
 use crate::database::Database;
 use crate::failure::{Exit, Failure, Result};
 use crate::options;
@@ -29,15 +31,15 @@ enum Event<'a> {
 }
 
 pub(super) fn run(args: &WatchArgs, context: &mut Context) -> Result<Exit> {
-    let endpoint = options::agent(&context.global, &context.environment)?;
+    let reach = options::agents(&context.global, &context.environment)?;
     let conversation = async {
-        let client = context.connect(&endpoint).await?;
-        let watch = client.watch(args.namespace.as_deref()).await?;
+        let agents = Agents::find(context, &reach).await?;
+        let watch = Watches::begin(&Arc::new(agents))?;
         let mut view = View {
             databases: BTreeMap::new(),
             reference: args.reference.as_ref(),
             format: args.format.format,
-            title: format!("{} · Ctrl-C ends", client.endpoint()),
+            silent: BTreeMap::new(),
             caught_up: false,
         };
         view.follow(watch, &mut context.output).await
@@ -57,29 +59,27 @@ pub(super) fn run(args: &WatchArgs, context: &mut Context) -> Result<Exit> {
 
 /// What is shown.
 struct View<'a> {
-    databases: BTreeMap<(String, String), Database>,
+    databases: BTreeMap<(String, String, String), Database>,
     reference: Option<&'a Reference>,
     format: Format,
-    title: String,
+    /// Nodes that do not answer, and why.
+    silent: BTreeMap<String, String>,
     caught_up: bool,
 }
 
 impl View<'_> {
     /// Follows the changes until the agent goes away.
-    async fn follow(&mut self, mut watch: Watch, output: &mut Output) -> Result<()> {
+    async fn follow(&mut self, mut watch: Watches, output: &mut Output) -> Result<()> {
         let live = output.is_screen() && matches!(self.format, Format::Table | Format::Wide);
         let mut redraw = interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut drawn: Option<Instant> = None;
         loop {
             tokio::select! {
-                change = watch.next() => match change? {
-                    Some(change) => self.take(change, live, output)?,
-                    None => {
-                        return Err(Failure::unreachable("the agent ended the watch")
-                            .hint("it may be restarting; try again"));
-                    }
-                },
+                news = watch.next() => {
+                    let (node, news) = news?;
+                    self.hear(&node, news, live, output)?;
+                }
                 // Ages grow although nothing changes.
                 _ = redraw.tick(), if live && self.caught_up => {
                     if drawn.is_none() {
@@ -88,13 +88,48 @@ impl View<'_> {
                     drawn = Some(Instant::now());
                     let databases: Vec<Database> = self.databases.values().cloned().collect();
                     let shown = table(&databases, self.format, &Clock::system());
-                    output.redraw(&self.title, &shown)?;
+                    output.redraw(&self.title(), &shown)?;
                 }
             }
         }
     }
 
-    fn take(&mut self, change: Change, live: bool, output: &mut Output) -> Result<()> {
+    /// Takes news in; a node that does not answer is said once.
+    fn hear(&mut self, node: &str, news: News, live: bool, output: &mut Output) -> Result<()> {
+        match news {
+            News::Change(change) => {
+                self.silent.remove(node);
+                self.take(node, change, live, output)
+            }
+            News::Silent(failure) => {
+                // What it tells next is all that it knows.
+                self.databases.retain(|(_, at, _), _| at != node);
+                let why = failure.to_string();
+                if self.silent.insert(node.to_owned(), why.clone()).is_none() && !live {
+                    output.note(&format!("node {node}: {why}"));
+                }
+                self.caught_up = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// What stands above the table.
+    fn title(&self) -> String {
+        let mut silent = self
+            .silent
+            .iter()
+            .map(|(node, why)| format!("node {node}: {why}"));
+        match silent.next() {
+            None => "Ctrl-C ends".to_owned(),
+            Some(first) => match silent.count() {
+                0 => format!("{first} · Ctrl-C ends"),
+                more => format!("{first}, and {more} more · Ctrl-C ends"),
+            },
+        }
+    }
+
+    fn take(&mut self, node: &str, change: Change, live: bool, output: &mut Output) -> Result<()> {
         match change {
             Change::CaughtUp => self.caught_up = true,
             Change::Changed(database) => {
@@ -105,13 +140,14 @@ impl View<'_> {
                     if !live {
                         self.tell(&database, output)?;
                     }
-                    let key = (database.name(), database.pod_uid.clone());
+                    let key = (database.name(), node.to_owned(), database.pod_uid.clone());
                     self.databases.insert(key, *database);
                 }
             }
             Change::Gone(id) => {
                 let before = self.databases.len();
-                self.databases.retain(|(name, _), _| *name != id.name());
+                self.databases
+                    .retain(|(name, at, _), _| *name != id.name() || at != node);
                 if before != self.databases.len() && !live {
                     let event = Event::Gone {
                         database: id.name(),

@@ -14,7 +14,7 @@ use crate::support::{Run, names, sqlrepctl, sqlrepctl_with};
 
 const PAGE: usize = 4096;
 
-fn id(name: &str) -> v1::DatabaseId {
+pub(crate) fn id(name: &str) -> v1::DatabaseId {
     let parts: Vec<&str> = name.splitn(4, '/').collect();
     let [namespace, app, volume, path] = parts.try_into().unwrap();
     let [namespace, app, volume, path] = [namespace, app, volume, path].map(str::to_owned);
@@ -26,7 +26,7 @@ fn id(name: &str) -> v1::DatabaseId {
     }
 }
 
-fn database(name: &str, state: v1::State) -> v1::Database {
+pub(crate) fn database(name: &str, state: v1::State) -> v1::Database {
     v1::Database {
         id: Some(id(name)),
         node: "n1".to_owned(),
@@ -63,7 +63,7 @@ fn cluster() -> Script {
 }
 
 /// The stream of a whole restore of three pages.
-fn parts() -> (Vec<u8>, Vec<Said<v1::RestoreResponse>>) {
+pub(crate) fn parts() -> (Vec<u8>, Vec<Said<v1::RestoreResponse>>) {
     let bytes: Vec<u8> = (0..3 * PAGE)
         .map(|index| u8::try_from(index % 251).unwrap())
         .collect();
@@ -496,7 +496,8 @@ fn check_says_what_is_wrong_and_what_to_do() {
     let run = ask(&ill, &["check"]);
     assert_eq!(run.exit, 1, "{run:?}");
     assert!(
-        run.out.contains("replica-root   FAILED   not mounted"),
+        run.out
+            .contains("replica-root   replica-root   FAILED   not mounted"),
         "{run:?}"
     );
     assert!(run.err.contains("replica-root: mount it"), "{run:?}");

@@ -38,6 +38,7 @@ pub(crate) struct Asked {
     pub(crate) tokens: Vec<Option<String>>,
     pub(crate) synced: Vec<v1::DatabaseId>,
     pub(crate) restored: Vec<v1::RestoreRequest>,
+    pub(crate) taken: Vec<v1::DatabaseId>,
 }
 
 /// A running agent; its socket goes with it.
@@ -87,9 +88,14 @@ impl Fake {
         }
     }
 
+    /// Its socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent.sock")
+    }
+
     /// For `--agent`.
     pub(crate) fn endpoint(&self) -> String {
-        format!("unix:{}", self.dir.path().join("agent.sock").display())
+        format!("unix:{}", self.socket().display())
     }
 
     /// A directory that goes with the agent.
@@ -224,8 +230,10 @@ impl Databases for Service {
 
     async fn takeover(
         &self,
-        _: Request<v1::TakeoverRequest>,
+        request: Request<v1::TakeoverRequest>,
     ) -> Result<Response<v1::TakeoverResponse>, Status> {
+        let id = request.into_inner().database.unwrap_or_default();
+        self.asked.lock().unwrap().taken.push(id);
         Err(Status::failed_precondition("no pod waits for it"))
     }
 

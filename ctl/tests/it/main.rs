@@ -5,6 +5,7 @@
 )]
 
 mod agent;
+mod cluster;
 mod fake;
 mod offline;
 mod support;

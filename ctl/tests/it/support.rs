@@ -35,16 +35,24 @@ pub(crate) fn sqlrepctl_with<S: AsRef<std::ffi::OsStr>>(
     finished(command(arguments).env(variable.0, variable.1).output())
 }
 
-fn command<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Command {
+pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sqlrepctl"));
     command.args(arguments).env("TZ", "UTC");
-    for name in ["SQLREP_AGENT", "SQLREP_TOKEN", "NO_COLOR"] {
+    for name in [
+        "SQLREP_AGENT",
+        "SQLREP_TOKEN",
+        "SQLREP_NAMESPACE",
+        "NO_COLOR",
+        "KUBERNETES_SERVICE_HOST",
+    ] {
         command.env_remove(name);
     }
+    // No cluster, unless a test brings one.
+    command.env("KUBECONFIG", "/nonexistent/kubeconfig");
     command
 }
 
-fn finished(output: io::Result<Output>) -> Run {
+pub(crate) fn finished(output: io::Result<Output>) -> Run {
     let output = output.expect("the binary was built");
     Run {
         exit: output.status.code().expect("it exits by itself"),

@@ -58,7 +58,7 @@ fn usage_errors_exit_with_2() {
 #[test]
 fn without_an_agent_it_says_what_to_do() {
     let run = sqlrepctl(&["sync", "surmai"]);
-    let words = "no agent given: use --agent unix:PATH or SQLREP_AGENT, or --replica DIR";
+    let words = "no agent given, and no kubeconfig found: use --agent unix:PATH or SQLREP_AGENT";
     assert!(run.err.contains(words), "{run:?}");
 }
 
