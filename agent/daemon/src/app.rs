@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use sqlrep_discover::{Claims, Discover, PodSource};
-use sqlrep_pipeline::{Fleet, FleetConfig, Identity, Settings};
+use sqlrep_pipeline::{Fleet, FleetConfig, Identity, NoLookup, Settings};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -279,6 +279,7 @@ fn fleet_config(config: &Config, cluster: Option<&Cluster>) -> FleetConfig {
         drain_timeout: config.drain_timeout,
         replica_owner: config.replica_owner.map(|(uid, gid)| Identity { uid, gid }),
         cluster_uid: cluster.map(|cluster| cluster.uid().to_owned()),
+        lookup: Arc::new(NoLookup),
     }
 }
 

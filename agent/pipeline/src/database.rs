@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use sqlrep_capture::LiveFile;
 use sqlrep_format::Txid;
 use sqlrep_replica::owner::WriterId;
-use sqlrep_replica::{DbId, Manifest, Owner, OwnerState, Ownership};
+use sqlrep_replica::{DbId, Manifest, OwnerState, Ownership};
 use sqlrep_spool::DatabaseSpool;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -136,7 +136,7 @@ impl Database {
         let (sender, asks) = mpsc::channel(limits::CAPTURE_QUEUE);
         let key = Key::new(&volume, id.path());
         let mut actor = Self {
-            writer: WriterId::new(&context.config.node, &volume.pod.uid),
+            writer: context.writer(&volume.pod),
             main: context.remote(&id),
             tending: Tending::new(context, &id, volume.settings),
             progress: Arc::default(),
@@ -248,6 +248,7 @@ impl Database {
             writer: self.writer,
             pod: self.volume.pod.clone(),
             cluster_uid: self.context.config.cluster_uid.clone(),
+            manifest: self.manifest(OwnerState::Active, None),
             insisted: self.insisted,
         }
     }
@@ -298,7 +299,7 @@ impl Database {
         let manifest = saying.map(|(state, file)| self.manifest(state, file));
         self.manifest.sending = saying;
         Box::pin(async move {
-            let shipped = lane.run(limits::SHIP_TIMEOUT, move || target.ship(manifest.as_ref()));
+            let shipped = lane.run(limits::SHIP_TIMEOUT, move || target.ship(manifest));
             Outcome::Shipped(shipped.await.unwrap_or_else(|error: LaneError| Batch {
                 end: End::Failed(error.into()),
                 ..Batch::default()
@@ -307,22 +308,10 @@ impl Database {
     }
 
     fn manifest(&self, state: OwnerState, file: Option<Ownership>) -> Manifest {
-        let pod = &self.volume.pod;
         Manifest {
-            version: Manifest::VERSION,
-            id: self.id.clone(),
-            cluster_uid: self.context.config.cluster_uid.clone(),
-            namespace_uid: pod.namespace_uid.clone(),
-            owner: Owner {
-                pod: pod.name.clone(),
-                pod_uid: pod.uid.clone(),
-                node: self.context.config.node.clone(),
-                writer: self.writer,
-                state,
-                since: timestamp_now(),
-            },
             file,
             page_size: self.spool.position().map(|position| position.page_size),
+            ..self.context.manifest(&self.id, &self.volume.pod, state)
         }
     }
 

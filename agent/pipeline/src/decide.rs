@@ -23,6 +23,8 @@ pub(crate) struct LastOwner {
     pub(crate) pod_uid: String,
     /// Its node.
     pub(crate) node: String,
+    /// The id in the headers of its files.
+    pub(crate) writer: u64,
 }
 
 /// What this node's spool says.
@@ -110,6 +112,14 @@ fn compare(facts: &Facts, local: Local, head: Head) -> Decision {
     if head.txid > local.txid {
         return spool_is_empty(facts, head);
     }
+    // A file that we did not write stands where ours is to go, or above it. The names between may
+    // be free again (retention), so that no link would tell.
+    let passed = local.first_pending.is_some_and(|first| head.txid >= first);
+    if passed && !is_ours(facts, head) && !facts.insisted {
+        return Decision::Branch {
+            owner: owner_text(facts, head),
+        };
+    }
     // Files below `first_pending` were acknowledged, so the replica must have all of them.
     let must_have = match local.first_pending {
         Some(first) => first.prev(),
@@ -127,13 +137,15 @@ fn compare(facts: &Facts, local: Local, head: Head) -> Decision {
     Decision::Continue
 }
 
+/// Under this node's name of today, or under another that the manifest knows us by. A manifest in
+/// our name is not enough: who claimed a moment ago may not have written his yet.
 fn is_ours(facts: &Facts, head: Head) -> bool {
     head.writer == facts.writer
         || (head.writer != 0
             && facts
                 .owner
                 .as_ref()
-                .is_some_and(|owner| owner.pod_uid == facts.pod_uid))
+                .is_some_and(|owner| owner.pod_uid == facts.pod_uid && owner.writer == head.writer))
 }
 
 fn owner_text(facts: &Facts, head: Head) -> String {
@@ -174,6 +186,7 @@ mod tests {
             pod: "p".to_owned(),
             pod_uid: pod_uid.to_owned(),
             node: "n".to_owned(),
+            writer: 8,
         });
         facts
     }
@@ -227,6 +240,8 @@ mod tests {
             owned_by(facts(None, Some((4, 8))), "other"),
             facts(None, Some((4, 0))),
             owned_by(facts(None, Some((4, 0))), "me"),
+            // Claimed by writer 9, who has not written his manifest yet.
+            owned_by(facts(None, Some((4, 9))), "me"),
         ] {
             assert!(
                 matches!(decide(&foreign), Decision::Branch { .. }),
@@ -245,6 +260,21 @@ mod tests {
             decide(&facts(Some((4, None)), Some((6, 7)))),
             Decision::Rebuild
         );
+    }
+
+    #[test]
+    fn a_foreign_file_where_ours_is_to_go_is_a_branch_even_if_its_name_is_free_again() {
+        for (head, passed) in [((8, 9), true), ((5, 9), true), ((4, 9), false)] {
+            let decided = decide(&facts(Some((9, Some(5))), Some(head)));
+            assert_eq!(
+                matches!(decided, Decision::Branch { .. }),
+                passed,
+                "{head:?}"
+            );
+        }
+        // Ours, with the note of it lost.
+        let ours = facts(Some((9, Some(5))), Some((8, 7)));
+        assert_eq!(decide(&ours), Decision::Continue);
     }
 
     #[test]

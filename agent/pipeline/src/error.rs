@@ -4,6 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use sqlrep_format::Txid;
 use sqlrep_replica::root::RootError;
 use sqlrep_replica::{RestoreError, StoreError};
 
@@ -109,6 +110,27 @@ pub enum StageError {
         /// Why.
         reason: String,
     },
+    /// The listing of a replica ends before what is known to be in it.
+    #[error(
+        "the listing of {dir} ends at TXID {seen}, but {wanted} is in it: the share shows an old \
+         listing; looked at again until it is whole"
+    )]
+    Behind {
+        /// The replica's directory.
+        dir: PathBuf,
+        /// The newest TXID that was seen.
+        seen: Txid,
+        /// One that must be there.
+        wanted: Txid,
+    },
+    /// Another pod claimed the replica first.
+    #[error("writer {by:016x} claimed {dir} a moment before: its owner is looked at again")]
+    Overtaken {
+        /// The replica's directory.
+        dir: PathBuf,
+        /// The other writer's id.
+        by: u64,
+    },
     /// The capture thread ended without being told to.
     #[error("the capture thread of this database ended: {reason}")]
     Ended {
@@ -122,7 +144,11 @@ impl StageError {
     pub fn class(&self) -> Class {
         match self {
             Self::Lane(LaneError::Panicked { .. }) | Self::Ended { .. } => Class::Internal,
-            Self::Lane(_) | Self::Io { .. } | Self::Manifest { .. } => Class::Transient,
+            Self::Lane(_)
+            | Self::Io { .. }
+            | Self::Manifest { .. }
+            | Self::Behind { .. }
+            | Self::Overtaken { .. } => Class::Transient,
             Self::Root(_) => Class::Root,
             Self::Store(error) => storage(error.is_full(), error.is_corrupt()),
             Self::Restore(error) => storage(error.is_full(), error.is_corrupt()),
@@ -203,7 +229,7 @@ impl From<StageError> for CommandError {
 #[non_exhaustive]
 pub enum PrepareError {
     /// The last owner of the replica may still write.
-    #[error("waiting for pod {pod} on node {node} to release {id}")]
+    #[error("waiting for pod {pod} on node {node} to release {id}, {why}; since {since}")]
     WaitingForHandover {
         /// Identity of the replica.
         id: String,
@@ -211,6 +237,10 @@ pub enum PrepareError {
         pod: String,
         /// The owner's node.
         node: String,
+        /// Why it is waited for.
+        why: String,
+        /// Since when, RFC 3339.
+        since: String,
     },
     /// The replica root is missing, not mounted or not ours.
     #[error("the replica root cannot be used")]

@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use sqlrep_capture::Options;
 use sqlrep_format::Txid;
-use sqlrep_replica::DbId;
+use sqlrep_replica::owner::WriterId;
+use sqlrep_replica::{DbId, Manifest, Owner, OwnerState};
 use sqlrep_spool::{Held, Limits, Spool};
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::database::{Ask, Database, Handle};
 use crate::error::{CommandError, StageError};
+use crate::handover::{Patience, PodLookup};
 use crate::lane::{Identity, Lane};
 use crate::remote::Remote;
 use crate::root::{RootHealth, RootWatch};
-use crate::stage::capture::Capture;
+use crate::stage::capture::{Capture, timestamp_now};
 use crate::status::{Board, DatabaseStatus, State};
 use crate::{Key, Medium, PodIdentity, RestorePolicy, Settings, Volume, limits};
 
@@ -48,6 +50,8 @@ pub struct FleetConfig {
     pub replica_owner: Option<Identity>,
     /// UID of the cluster, where there is one.
     pub cluster_uid: Option<String>,
+    /// Knows about pods of other nodes.
+    pub lookup: Arc<dyn PodLookup>,
 }
 
 impl FleetConfig {
@@ -94,6 +98,7 @@ pub(crate) struct Context {
     actors: Mutex<HashMap<Key, Handle>>,
     pods: Mutex<HashSet<String>>,
     insisted: Mutex<HashSet<DbId>>,
+    patience: Mutex<Patience>,
     ready: watch::Sender<bool>,
 }
 
@@ -161,6 +166,38 @@ impl Context {
         lock(&self.insisted).remove(id)
     }
 
+    /// Who waits for whom.
+    pub(crate) fn patience(&self) -> MutexGuard<'_, Patience> {
+        lock(&self.patience)
+    }
+
+    /// The id that a pod's files carry.
+    pub(crate) fn writer(&self, pod: &PodIdentity) -> WriterId {
+        WriterId::new(&self.config.node, &pod.uid)
+    }
+
+    /// What a pod's agent says of itself under a replica; what it does not know yet is left out.
+    pub(crate) fn manifest(&self, id: &DbId, pod: &PodIdentity, state: OwnerState) -> Manifest {
+        Manifest {
+            version: Manifest::VERSION,
+            id: id.clone(),
+            cluster_uid: self.config.cluster_uid.clone(),
+            namespace_uid: pod.namespace_uid.clone(),
+            owner: Owner {
+                pod: pod.name.clone(),
+                pod_uid: pod.uid.clone(),
+                node: self.config.node.clone(),
+                writer: self.writer(pod),
+                state,
+                since: timestamp_now(),
+            },
+            file: None,
+            page_size: None,
+            head: None,
+            claims: Vec::new(),
+        }
+    }
+
     fn actors(&self) -> MutexGuard<'_, HashMap<Key, Handle>> {
         lock(&self.actors)
     }
@@ -218,6 +255,7 @@ impl Fleet {
             actors: Mutex::default(),
             pods: Mutex::default(),
             insisted: Mutex::default(),
+            patience: Mutex::default(),
             ready: watch::Sender::new(false),
             config,
             spool,

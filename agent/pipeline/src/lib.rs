@@ -5,6 +5,7 @@ mod database;
 mod decide;
 mod error;
 mod fleet;
+mod handover;
 mod lane;
 pub mod limits;
 mod pace;
@@ -20,6 +21,7 @@ mod volume;
 
 pub use error::{Class, CommandError, PrepareError, StageError, chain};
 pub use fleet::{DrainReport, Fleet, FleetConfig, StartError};
+pub use handover::{NoLookup, PodAnswer, PodHandle, PodLife, PodLookup};
 pub use lane::{Identity, LaneError};
 pub use prepare::Prepared;
 pub use requests::{

@@ -49,6 +49,9 @@ pub const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a restore may take before its caller gives up: 1 TB at 100 MB/s.
 pub const RESTORE_TIMEOUT: Duration = Duration::from_hours(3);
 
+/// How long the cluster is asked whether a pod lives; an answer that is late is none.
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// First pause after a failed stage; it doubles up to [`RETRY_MAX`].
 pub const RETRY_MIN: Duration = Duration::from_millis(100);
 

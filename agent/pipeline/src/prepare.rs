@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use sqlrep_replica::owner::WriterId;
-use sqlrep_replica::{DbId, Store};
+use sqlrep_format::Txid;
+use sqlrep_replica::owner::{self, WriterId};
+use sqlrep_replica::{DbId, OwnerState, Store, rfc3339};
+use tokio::time::Instant;
 
 use crate::error::{PrepareError, StageError};
 use crate::fleet::{Context, Fleet};
+use crate::handover::{self, Holder, Verdict, verdict};
 use crate::stage::capture::timestamp_now;
-use crate::stage::restore::{
-    Candidate, Handover, RestoredDatabase, candidates, handover, restore_and_claim,
-};
+use crate::stage::restore::{Candidate, Claimant, RestoredDatabase, candidates, restore_and_claim};
 use crate::stage::settle::check_identity;
 use crate::stage::ship::{End, Target};
-use crate::{Key, RestorePolicy, State, Volume, limits};
+use crate::{Key, PodIdentity, RestorePolicy, State, Volume, limits};
 
 /// What was found and done for a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,8 +37,15 @@ impl Fleet {
         }
         if let Some((id, pod)) = self.context.predecessor(volume) {
             // Its first file may not be on the replica yet: an empty listing would prove nothing.
-            let (id, node) = (id.to_string(), self.context.config.node.clone());
-            return Err(PrepareError::WaitingForHandover { id, pod, node });
+            let why = "whose last commits are still on their way".to_owned();
+            let owner = (pod, self.context.config.node.clone());
+            let error = self.waiting(&id, owner, why);
+            let key = self.row(volume, &id);
+            self.context.board.update(&key, |row| {
+                row.state = State::Stalled;
+                (row.reason, row.hint) = (Some(error.text()), Some(hint(&error, &id)));
+            });
+            return Err(error);
         }
         let found = self
             .find(volume)
@@ -87,21 +95,11 @@ impl Fleet {
         if is_present(volume, &candidate) {
             return Ok(None);
         }
-        let key = Key::new(volume, id.path());
-        let row = crate::DatabaseStatus::new(id.clone(), &volume.pod.name, &volume.pod.uid);
-        self.context.board.insert(&key, row);
-        self.context
-            .board
-            .update(&key, |row| row.state = State::Restoring);
-        let (context, volume) = (Arc::clone(&self.context), volume.clone());
-        let job = move || restore_one(&context, &volume, &candidate);
-        let restored = match self.context.bulk.run(limits::RESTORE_TIMEOUT, job).await {
-            Ok(restored) => restored,
-            Err(error) => Err(PrepareError::Failed {
-                id: id.to_string(),
-                source: Box::new(error.into()),
-            }),
+        let restored = match self.wait_turn(volume, &candidate).await {
+            Ok(()) => self.restore(volume, candidate).await,
+            Err(error) => Err(error),
         };
+        let key = self.row(volume, &id);
         self.context.board.update(&key, |row| match &restored {
             Ok(restored) => {
                 (row.reason, row.hint) = (None, None);
@@ -116,7 +114,106 @@ impl Fleet {
                 row.hint = Some(hint(error, &id));
             }
         });
+        if restored.is_ok() {
+            self.context.patience().forget(&id);
+        }
         restored.map(Some)
+    }
+
+    /// The key of a database that is not there yet, with a row on the board.
+    fn row(&self, volume: &Volume, id: &DbId) -> Key {
+        let key = Key::new(volume, id.path());
+        let row = crate::DatabaseStatus::new(id.clone(), &volume.pod.name, &volume.pod.uid);
+        self.context.board.insert(&key, row);
+        key
+    }
+
+    async fn restore(
+        &self,
+        volume: &Volume,
+        candidate: Candidate,
+    ) -> Result<RestoredDatabase, PrepareError> {
+        let key = self.row(volume, &candidate.id);
+        self.context
+            .board
+            .update(&key, |row| row.state = State::Restoring);
+        let (context, volume) = (Arc::clone(&self.context), volume.clone());
+        let id = candidate.id.clone();
+        let job = move || restore_one(&context, &volume, &candidate);
+        let restored = self.context.bulk.run(limits::RESTORE_TIMEOUT, job).await;
+        restored
+            .map_err(StageError::from)
+            .and_then(|restored| restored)
+            .map_err(|source| PrepareError::Failed {
+                id: id.to_string(),
+                source: Box::new(source),
+            })
+    }
+
+    /// Returns when the replica may be claimed; else says who is waited for.
+    async fn wait_turn(&self, volume: &Volume, candidate: &Candidate) -> Result<(), PrepareError> {
+        let id = &candidate.id;
+        let (context, pod, looked_at) = (
+            Arc::clone(&self.context),
+            volume.pod.clone(),
+            candidate.clone(),
+        );
+        let job = move || look(&context, &pod, &looked_at);
+        let looked = self.context.bulk.run(limits::LIST_TIMEOUT, job).await;
+        let seen = looked
+            .map_err(StageError::from)
+            .and_then(|seen| seen)
+            .map_err(|source| PrepareError::Failed {
+                id: id.to_string(),
+                source: Box::new(source),
+            })?;
+        let here = "which is on this node and has not ended yet";
+        let unnamed = "which claimed it and has not said whose it is";
+        let (pod, node, judged) = match seen.holder {
+            Holder::Nobody => return Ok(()),
+            Holder::Here(pod) => (pod.name, pod.node, Verdict::Wait(here.to_owned())),
+            Holder::Unnamed(writer) => (
+                format!("of writer {writer:016x}"),
+                "(unknown)".to_owned(),
+                Verdict::AfterDrain(unnamed.to_owned()),
+            ),
+            Holder::Elsewhere(pod) => {
+                let life = handover::ask(&*self.context.config.lookup, pod.clone()).await;
+                let judged = verdict(&life, &pod.node);
+                (pod.name, pod.node, judged)
+            }
+        };
+        let why = match judged {
+            Verdict::Go => return Ok(()),
+            Verdict::Wait(why) => {
+                self.context.patience().heard(id);
+                why
+            }
+            Verdict::AfterDrain(why) => {
+                let now = (timestamp_now(), Instant::now());
+                let drain = self.context.config.drain_timeout;
+                if self.context.patience().silent(id, &pod, seen.head, now) >= drain {
+                    tracing::warn!(db = %id, owner = %pod, %node, "taken from an owner that is gone");
+                    return Ok(());
+                }
+                format!("{why}; it is taken after {drain:?} without a file from it")
+            }
+        };
+        if self.context.take_insistence(id) {
+            return Ok(());
+        }
+        Err(self.waiting(id, (pod, node), why))
+    }
+
+    fn waiting(&self, id: &DbId, (pod, node): (String, String), why: String) -> PrepareError {
+        let since = self.context.patience().waits(id, &pod, timestamp_now());
+        PrepareError::WaitingForHandover {
+            id: id.to_string(),
+            pod,
+            node,
+            why,
+            since: rfc3339(since),
+        }
     }
 }
 
@@ -145,46 +242,51 @@ fn hint(error: &PrepareError, id: &DbId) -> String {
     }
 }
 
+/// A replica before it is claimed.
+struct Seen {
+    holder: Holder,
+    head: Option<Txid>,
+}
+
+/// Reads who holds a replica. Blocking: only on a lane.
+fn look(context: &Context, pod: &PodIdentity, candidate: &Candidate) -> Result<Seen, StageError> {
+    let store = &candidate.store;
+    let manifest = store.load_manifest()?;
+    check_identity(
+        manifest.as_ref(),
+        pod,
+        context.config.cluster_uid.as_deref(),
+    )?;
+    let listing = store.list()?;
+    let head = listing.head();
+    let head_writer = head
+        .map(|head| owner::writer_of(store, &listing, head))
+        .transpose()?;
+    let facts = handover::Facts {
+        manifest: manifest.as_ref(),
+        head_writer,
+        me: pod,
+        my_node: &context.config.node,
+        my_writer: context.writer(pod),
+    };
+    let holder = handover::holder(&facts, |uid| context.lives(uid));
+    Ok(Seen { holder, head })
+}
+
 /// Blocking: only on a lane.
 fn restore_one(
     context: &Context,
     volume: &Volume,
     candidate: &Candidate,
-) -> Result<RestoredDatabase, PrepareError> {
-    let failed = |source: StageError| PrepareError::Failed {
-        id: candidate.id.to_string(),
-        source: Box::new(source),
+) -> Result<RestoredDatabase, StageError> {
+    let claimant = Claimant {
+        writer: context.writer(&volume.pod),
+        spool: context.spool.database(&candidate.id, &volume.pod.uid)?,
+        manifest: context.manifest(&candidate.id, &volume.pod, OwnerState::Active),
     };
-    let manifest = candidate.store.load_manifest().map_err(failed)?;
-    check_identity(
-        manifest.as_ref(),
-        &volume.pod,
-        context.config.cluster_uid.as_deref(),
-    )
-    .map_err(failed)?;
-    let judged = handover(
-        manifest.as_ref(),
-        &volume.pod,
-        &context.config.node,
-        |uid| context.lives(uid),
-    );
-    if let Handover::Held { pod, node } = judged
-        && !context.take_insistence(&candidate.id)
-    {
-        return Err(PrepareError::WaitingForHandover {
-            id: candidate.id.to_string(),
-            pod,
-            node,
-        });
-    }
-    let spool = context
-        .spool
-        .database(&candidate.id, &volume.pod.uid)
-        .map_err(|error| failed(error.into()))?;
-    let writer = WriterId::new(&context.config.node, &volume.pod.uid);
     // A tail that this very pod left here (its volume was emptied by a reboot) goes first.
-    ship_tail(context, candidate, &spool, writer).map_err(failed)?;
-    restore_and_claim(candidate, volume, writer, &spool, timestamp_now()).map_err(failed)
+    ship_tail(context, candidate, &claimant.spool, claimant.writer)?;
+    restore_and_claim(candidate, volume, &claimant, timestamp_now())
 }
 
 fn ship_tail(

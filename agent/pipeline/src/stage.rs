@@ -7,4 +7,5 @@ mod retain;
 mod scrub;
 pub(crate) mod settle;
 pub(crate) mod ship;
+pub(crate) mod sign;
 pub(crate) mod upkeep;

@@ -5,7 +5,7 @@ use sqlrep_format::Timestamp;
 const MILLIS_A_DAY: i64 = 86_400_000;
 
 /// RFC 3339 with milliseconds: `2026-11-22T20:48:58.552Z`.
-pub(crate) fn rfc3339(time: Timestamp) -> String {
+pub fn rfc3339(time: Timestamp) -> String {
     let Fields {
         year,
         month,

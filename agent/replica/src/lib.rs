@@ -20,6 +20,7 @@ mod store;
 pub mod testing;
 pub mod verify;
 
+pub use calendar::rfc3339;
 pub use layout::{DbId, IdError, LTX_DIR, META_DIR, file_path, level_dir, replicas_below};
 pub use manifest::{Manifest, ManifestError, Owner, OwnerState, Ownership};
 pub use merge::{Merge, MergeError};

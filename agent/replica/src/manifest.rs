@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sqlrep_format::{PageSize, Timestamp};
+use sqlrep_format::{PageSize, Timestamp, Txid};
 
 use crate::DbId;
 use crate::durable::{self, Dir, Failure, Fs, OsFs};
@@ -17,6 +17,9 @@ use crate::owner::WriterId;
 const NAME: &str = "manifest.json";
 /// A manifest is some hundred bytes; what is larger is none, and is not read.
 const BYTES_MAX: u64 = 64 * 1024;
+/// Owners whose claims are remembered: a writer that sleeps through more handovers than this has
+/// long lost its pod.
+const CLAIMS_MAX: usize = 64;
 
 /// What is known of a replica besides its data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,14 @@ pub struct Manifest {
     /// The page size of the chain.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "page_size")]
     pub page_size: Option<PageSize>,
+    /// The newest TXID that the owner had published when it wrote this. With `released` it is the
+    /// last one: a reader whose listing ends before it looks at an old listing.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "txid")]
+    pub head: Option<Txid>,
+    /// The TXIDs at which owners claimed the replica, ascending. Such a file is what fences the
+    /// owner before, so its level-0 name is never freed while it is remembered here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "txids")]
+    pub claims: Vec<Txid>,
 }
 
 /// The pod that extends a replica.
@@ -125,6 +136,15 @@ impl Manifest {
     /// The layout that this code writes. Readers ignore fields that they do not know; the version
     /// rises only when an older reader would do harm.
     pub const VERSION: u32 = 1;
+
+    /// Remembers a claim; the oldest are forgotten.
+    pub fn remember_claim(&mut self, txid: Txid) {
+        self.claims.push(txid);
+        self.claims.sort_unstable();
+        self.claims.dedup();
+        let surplus = self.claims.len().saturating_sub(CLAIMS_MAX);
+        self.claims.drain(..surplus);
+    }
 }
 
 /// Only what every version has.
@@ -211,6 +231,50 @@ mod millis {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
         i64::deserialize(from).map(Timestamp::from_millis)
+    }
+}
+
+/// A [`Txid`] as in the names of files.
+mod txid {
+    use super::{Deserialize, Deserializer, Serializer, Txid};
+
+    #[expect(
+        clippy::ref_option,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde calls"
+    )]
+    pub(super) fn serialize<S: Serializer>(txid: &Option<Txid>, to: S) -> Result<S::Ok, S::Error> {
+        match txid {
+            Some(txid) => to.collect_str(txid),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Txid>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse())
+            .transpose()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// The same for several.
+mod txids {
+    use super::{Deserialize, Deserializer, Serializer, Txid};
+
+    pub(super) fn serialize<S: Serializer>(txids: &[Txid], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(txids.iter().map(Txid::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Txid>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        texts
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<_, _>>()
+            .map_err(serde::de::Error::custom)
     }
 }
 

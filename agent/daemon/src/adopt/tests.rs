@@ -239,6 +239,8 @@ async fn a_pod_is_scanned_at_once_and_its_gate_opens_after_the_restore() {
         id: "media/surmai/data/x.db".to_owned(),
         pod: "old".to_owned(),
         node: "far".to_owned(),
+        why: "which is alive".to_owned(),
+        since: "2026-11-24T12:00:00.000Z".to_owned(),
     };
     stage.flow.prepares.lock().unwrap().push_back(waiting);
     stage.pod(|_| {}).await;

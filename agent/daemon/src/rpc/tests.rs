@@ -96,6 +96,7 @@ impl Served {
             drain_timeout: config.drain_timeout,
             replica_owner: None,
             cluster_uid: None,
+            lookup: Arc::new(sqlrep_pipeline::NoLookup),
         })
         .unwrap();
         fleet.ready();

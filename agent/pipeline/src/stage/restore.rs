@@ -1,22 +1,28 @@
 //! The restore stage: puts a volume's databases back before their app starts.
 //!
 //! Blocking: only on a lane. Order, so that a crash between any two steps is harmless: stage the
-//! database beside its place → claim the replica at head + 1 → remember the position → publish by
-//! rename without replace. Until the last step the app sees nothing; from the claim on the old
-//! owner is fenced.
+//! database beside its place → claim the replica at head + 1 → say so in its manifest → remember
+//! the position → publish by rename without replace. Until the last step the app sees nothing; from
+//! the claim on the old owner is fenced.
+//!
+//! A share may show an old listing for as long as its directory cache lasts. What is in a replica
+//! is therefore known from more: the manifest names the head at which its owner let go, and the
+//! link of the claim fails where a file is that no listing showed.
 
 use std::path::{Path, PathBuf};
 
 use sqlrep_format::{Pgno, Timestamp, Txid, page_checksum};
+use sqlrep_replica::durable::{self, OsFs};
 use sqlrep_replica::owner::{self, Claim, WriterId};
 use sqlrep_replica::{
-    DbId, Destination, Manifest, OwnerState, Point, RestoreOptions, Staged, Store, restore,
+    DbId, Destination, Manifest, Point, RestoreOptions, Staged, Store, StoreError, restore,
 };
 use sqlrep_spool::{DatabaseSpool, Seed};
 
+use crate::Volume;
 use crate::error::StageError;
 use crate::remote::Remote;
-use crate::{PodIdentity, Volume};
+use crate::stage::sign::{Signed, sign};
 
 /// Threads that decode one restore.
 const RESTORE_THREADS: usize = 4;
@@ -32,40 +38,6 @@ pub(crate) struct Candidate {
     pub(crate) store: Remote,
 }
 
-/// Who holds the replica, and whether it may be taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Handover {
-    /// Nobody, or somebody who is surely gone.
-    Free,
-    /// Somebody who may still write.
-    Held { pod: String, node: String },
-}
-
-/// Judges the last owner (KUBERNETES.md §3.3, as far as one node can know). Pure.
-///
-/// `lives` says whether a pod UID is known on this node or still has an unshipped tail here.
-pub(crate) fn handover(
-    manifest: Option<&Manifest>,
-    me: &PodIdentity,
-    my_node: &str,
-    lives: impl Fn(&str) -> bool,
-) -> Handover {
-    let Some(manifest) = manifest else {
-        return Handover::Free;
-    };
-    let owner = &manifest.owner;
-    let held = Handover::Held {
-        pod: owner.pod.clone(),
-        node: owner.node.clone(),
-    };
-    match owner.state {
-        OwnerState::Released => Handover::Free,
-        OwnerState::Active if owner.pod_uid == me.uid => Handover::Free,
-        OwnerState::Active if owner.node == my_node && !lives(&owner.pod_uid) => Handover::Free,
-        OwnerState::Active => held,
-    }
-}
-
 /// What was put back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoredDatabase {
@@ -79,34 +51,65 @@ pub struct RestoredDatabase {
     pub files: usize,
 }
 
-/// Restores one database and makes this node its owner.
+/// Who restores.
+#[derive(Debug)]
+pub(crate) struct Claimant {
+    pub(crate) writer: WriterId,
+    pub(crate) spool: DatabaseSpool,
+    /// What it says of itself once the replica is its own.
+    pub(crate) manifest: Manifest,
+}
+
+/// Restores one database and makes this node its owner: in the log from the claim on, and in the
+/// manifest before the database is there, so that no other pod takes the replica for free.
 pub(crate) fn restore_and_claim(
     candidate: &Candidate,
     volume: &Volume,
-    writer: WriterId,
-    spool: &DatabaseSpool,
+    claimant: &Claimant,
     now: Timestamp,
 ) -> Result<RestoredDatabase, StageError> {
+    let store = &candidate.store;
+    let overtaken = |by| StageError::Overtaken {
+        dir: store.dir().to_path_buf(),
+        by,
+    };
+    let mut proven = None;
     for _ in 0..CLAIMS_MAX {
-        let staged = stage(candidate, volume)?;
+        let found = store.load_manifest()?;
+        let staged = stage(candidate, volume, found.as_ref())?;
+        proven = proven.max(found.as_ref().and_then(|found| found.head));
+        if let Some(wanted) = proven.filter(|wanted| *wanted > staged.txid()) {
+            return Err(StageError::Behind {
+                dir: store.dir().to_path_buf(),
+                seen: staged.txid(),
+                wanted,
+            });
+        }
         let page = staged.page(Pgno::FIRST).map_err(|source| StageError::Io {
             action: "read back the first page of",
             path: volume.dir.join(candidate.id.path()),
             source,
         })?;
-        let claim = owner::claim(
-            &candidate.store,
-            writer,
-            staged.txid(),
-            &page,
-            staged.header(),
-            now,
-        )?;
-        match claim {
-            Claim::Won(txid) => return publish(candidate, staged, spool, txid, now),
-            Claim::Lost { by } => {
-                tracing::info!(db = %candidate.id, by, "the old owner published meanwhile");
+        let head = staged.txid();
+        match owner::claim(store, claimant.writer, head, &page, staged.header(), now)? {
+            Claim::Won(txid) => {
+                let manifest = Manifest {
+                    head: Some(txid),
+                    page_size: Some(staged.header().page_size),
+                    ..claimant.manifest.clone()
+                };
+                if let Signed::Fenced { by } = sign(store, manifest, Some(txid))? {
+                    return Err(overtaken(by));
+                }
+                return publish(candidate, staged, &claimant.spool, txid, now);
             }
+            // The owner that was judged to be over, or Litestream, was still publishing: its file
+            // is at that name, whatever a listing says.
+            Claim::Lost { by } if by == 0 || is_of(found.as_ref(), by) => {
+                tracing::info!(db = %candidate.id, by, "the old owner published meanwhile");
+                proven = Some(head.next());
+            }
+            Claim::Lost { by } => return Err(overtaken(by)),
         }
     }
     Err(StageError::Refused {
@@ -114,8 +117,15 @@ pub(crate) fn restore_and_claim(
     })
 }
 
-fn stage(candidate: &Candidate, volume: &Volume) -> Result<Staged, StageError> {
-    let manifest = candidate.store.load_manifest()?;
+fn is_of(manifest: Option<&Manifest>, writer: u64) -> bool {
+    manifest.is_some_and(|manifest| manifest.owner.writer.get() == writer)
+}
+
+fn stage(
+    candidate: &Candidate,
+    volume: &Volume,
+    manifest: Option<&Manifest>,
+) -> Result<Staged, StageError> {
     let options = RestoreOptions {
         threads: RESTORE_THREADS,
         ownership: manifest.and_then(|manifest| manifest.file),
@@ -168,6 +178,9 @@ pub(crate) fn candidates(
 ) -> Result<Vec<Candidate>, StageError> {
     let pod = &volume.pod;
     let base = root.join(&pod.namespace).join(&pod.app).join(&volume.name);
+    // A name that was looked up before it existed may stay missing for half a minute on NFS, and
+    // "no replica" would start the app empty. Making the directory asks the server.
+    durable::ensure_dir(&OsFs, &base).map_err(StoreError::from)?;
     let mut found = Vec::new();
     for below in sqlrep_replica::replicas_below(&base)? {
         let dir = base.join(&below);

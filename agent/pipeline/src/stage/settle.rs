@@ -13,6 +13,7 @@ use crate::decide::{Decision, Facts, Head, LastOwner, Local, decide};
 use crate::error::StageError;
 use crate::remote::Remote;
 use crate::root::RootWatch;
+use crate::stage::sign::{Signed, sign};
 
 /// What the stage works on.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Settle {
     pub(crate) writer: WriterId,
     pub(crate) pod: PodIdentity,
     pub(crate) cluster_uid: Option<String>,
+    /// What this pod's agent says of itself once it owns the replica.
+    pub(crate) manifest: Manifest,
     pub(crate) insisted: bool,
 }
 
@@ -55,6 +58,7 @@ impl Settle {
                 pod: manifest.owner.pod,
                 pod_uid: manifest.owner.pod_uid,
                 node: manifest.owner.node,
+                writer: manifest.owner.writer.get(),
             }),
             insisted: self.insisted,
         }))
@@ -106,9 +110,14 @@ impl Settle {
         })
     }
 
-    /// Moves the whole chain to a branch.
+    /// Moves the whole chain to a branch. What the manifest says of its TXIDs goes first: a reader
+    /// would look for them in the new chain for ever.
     pub(crate) fn retire(&self, label: &str, now: Timestamp) -> Result<(), StageError> {
         if self.store.list()?.head().is_some() {
+            if let Some(mut manifest) = self.store.load_manifest()? {
+                (manifest.head, manifest.claims) = (None, Vec::new());
+                self.store.save_manifest(&manifest)?;
+            }
             self.store
                 .acting(|| owner::retire_chain(self.store.dir(), label, now))?;
         }
@@ -155,7 +164,17 @@ impl Settle {
             match owner::claim(&self.store, self.writer, head, &page, &header, now)? {
                 Claim::Won(txid) => {
                     tracing::info!(%txid, "claimed the replica");
-                    return Ok(());
+                    let manifest = Manifest {
+                        head: Some(txid),
+                        ..self.manifest.clone()
+                    };
+                    return match sign(&self.store, manifest, Some(txid))? {
+                        Signed::Done => Ok(()),
+                        Signed::Fenced { by } => Err(StageError::Overtaken {
+                            dir: self.store.dir().to_path_buf(),
+                            by,
+                        }),
+                    };
                 }
                 // The old owner was a moment faster: the next head is claimed instead.
                 Claim::Lost { .. } => {}

@@ -12,6 +12,7 @@ use sqlrep_spool::DatabaseSpool;
 use crate::error::StageError;
 use crate::remote::Remote;
 use crate::root::RootWatch;
+use crate::stage::sign::{Signed, sign};
 
 /// Files that one turn on the lane ships at most: after an outage a database with a long backlog
 /// lets the others in between.
@@ -56,7 +57,7 @@ pub(crate) enum End {
 
 impl Target {
     /// Ships what is pending, at most [`BATCH_FILES`] files. Blocking: only on a lane.
-    pub(crate) fn ship(&self, manifest: Option<&Manifest>) -> Batch {
+    pub(crate) fn ship(&self, manifest: Option<Manifest>) -> Batch {
         let mut batch = Batch::default();
         match self.try_ship(&mut batch, manifest) {
             Ok(end) => batch.end = end,
@@ -65,7 +66,7 @@ impl Target {
         batch
     }
 
-    fn try_ship(&self, batch: &mut Batch, manifest: Option<&Manifest>) -> Result<End, StageError> {
+    fn try_ship(&self, batch: &mut Batch, manifest: Option<Manifest>) -> Result<End, StageError> {
         self.store.acting(|| self.root.check())?;
         for _ in 0..BATCH_FILES {
             let Some(entry) = self.spool.first_pending() else {
@@ -91,15 +92,21 @@ impl Target {
                 modified: entry.timestamp,
             });
         }
-        if let Some(manifest) = manifest {
-            let mut manifest = manifest.clone();
-            if manifest.namespace_uid.is_none() {
-                // the tail of a pod that is gone: what was known of it stays known
-                let recorded = self.store.load_manifest()?;
-                manifest.namespace_uid = recorded.and_then(|recorded| recorded.namespace_uid);
-            }
-            self.store.save_manifest(&manifest)?;
+        let Some(mut manifest) = manifest else {
+            return Ok(End::Done);
+        };
+        manifest.head = self.head();
+        Ok(match sign(&self.store, manifest, None)? {
+            Signed::Done => End::Done,
+            Signed::Fenced { by } => End::Fenced { by },
+        })
+    }
+
+    /// The newest TXID that is known to be on the replica.
+    fn head(&self) -> Option<Txid> {
+        match self.spool.first_pending() {
+            Some(first) => first.txid.prev(),
+            None => self.spool.position().map(|position| position.txid),
         }
-        Ok(End::Done)
     }
 }

@@ -29,6 +29,8 @@ fn manifest(state: OwnerState) -> Manifest {
             mode: 0o644,
         }),
         page_size: Some(PageSize::MAX),
+        head: Txid::new(0x1f),
+        claims: vec![Txid::FIRST, Txid::new(0x1f).unwrap()],
     }
 }
 
@@ -122,4 +124,29 @@ fn a_save_that_crashes_leaves_the_old_or_the_new_one() {
         }
     }
     panic!("the save never ends");
+}
+
+#[test]
+fn a_manifest_from_before_heads_and_claims_is_read() {
+    let old = edited(|json| {
+        let json = json.as_object_mut().unwrap();
+        json.remove("head").unwrap();
+        json.remove("claims").unwrap();
+    });
+    let old = old.unwrap().unwrap();
+    assert_eq!((old.head, old.claims), (None, Vec::new()));
+}
+
+#[test]
+fn the_newest_claims_are_remembered_in_order() {
+    let mut manifest = manifest(OwnerState::Active);
+    for id in (1..=200).rev() {
+        manifest.remember_claim(Txid::new(id).unwrap());
+        manifest.remember_claim(Txid::new(id).unwrap());
+    }
+    // Those that came last are the lowest here, and the lowest are forgotten.
+    manifest.remember_claim(Txid::new(500).unwrap());
+    assert_eq!(manifest.claims.len(), CLAIMS_MAX);
+    assert_eq!(manifest.claims.last().unwrap().get(), 500);
+    assert!(manifest.claims.is_sorted());
 }
