@@ -11,7 +11,8 @@ use sqlrep_tests::{
 use crate::binaries;
 use crate::scene::{Scene, fresh};
 
-/// A second node: its own kubelet, manifests and state, the same replica root.
+/// A second node: its own kubelet, manifests and state, the same replica root. It waits three
+/// seconds, not thirty, for one who has claimed a replica and says nothing more.
 pub(crate) fn second_node(world: &World) -> Result<(Agent, PodOptions)> {
     let kubelet = world.path("kubelet-n2");
     let pods = world.path("pods-n2");
@@ -20,7 +21,7 @@ pub(crate) fn second_node(world: &World) -> Result<(Agent, PodOptions)> {
     let options = AgentOptions {
         kubelet: Some(kubelet.clone()),
         pods: Some(pods.clone()),
-        ..AgentOptions::node("n2")
+        ..AgentOptions::node("n2").flag("--drain-timeout", "3s")
     };
     let pod = PodOptions {
         kubelet: Some(kubelet),
@@ -43,7 +44,7 @@ fn branch(replica: &Path) -> Result<String> {
 }
 
 /// The fenced database's image is what its branch restores.
-fn prove_branch(world: &World, scene: &Scene) -> Result<()> {
+pub(crate) fn prove_branch(world: &World, scene: &Scene) -> Result<()> {
     let name = branch(&scene.replica)?;
     wait("the fenced tail is on the branch", || {
         let out = fresh(world, "branch");

@@ -183,6 +183,16 @@ impl Agent {
         Ok(())
     }
 
+    /// Stops it in the middle of whatever it does, until [`Agent::resume`].
+    pub fn freeze(&self) -> Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Lets it go on as if nothing had been.
+    pub fn resume(&self) -> Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) -> Result<()> {
         self.process.kill()

@@ -35,6 +35,8 @@ pub struct PodOptions {
     pub owner: Option<Value>,
     /// The node that it runs on.
     pub node: String,
+    /// Whether its emptyDirs are of medium `Memory`; mounting a tmpfs there is up to the test.
+    pub memory: bool,
 }
 
 impl PodOptions {
@@ -50,6 +52,7 @@ impl PodOptions {
             pods: None,
             owner: None,
             node: "n1".into(),
+            memory: false,
         }
     }
 
@@ -245,11 +248,16 @@ fn manifest(uid: &str, options: &PodOptions) -> Value {
         annotations.insert(format!("sqlrep.io/{key}"), json!(value));
     }
     let gate = options.gated.then(|| GATE.to_string());
+    let medium = if options.memory {
+        json!({"medium": "Memory"})
+    } else {
+        json!({})
+    };
     let volumes: Vec<Value> = options
         .volumes
         .iter()
-        .chain(&gate)
-        .map(|name| json!({"name": name, "emptyDir": {}}))
+        .map(|name| json!({"name": name, "emptyDir": medium}))
+        .chain(gate.map(|name| json!({"name": name, "emptyDir": {}})))
         .collect();
     let mounts: Vec<Value> = options
         .volumes

@@ -17,8 +17,7 @@ use crate::owner::WriterId;
 const NAME: &str = "manifest.json";
 /// A manifest is some hundred bytes; what is larger is none, and is not read.
 const BYTES_MAX: u64 = 64 * 1024;
-/// Owners whose claims are remembered: a writer that sleeps through more handovers than this has
-/// long lost its pod.
+/// Claims that are remembered, for people who look into what happened.
 const CLAIMS_MAX: usize = 64;
 
 /// What is known of a replica besides its data.
@@ -46,8 +45,7 @@ pub struct Manifest {
     /// last one: a reader whose listing ends before it looks at an old listing.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "txid")]
     pub head: Option<Txid>,
-    /// The TXIDs at which owners claimed the replica, ascending. Such a file is what fences the
-    /// owner before, so its level-0 name is never freed while it is remembered here.
+    /// The TXIDs at which owners claimed the replica, ascending: where the log changed hands.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "txids")]
     pub claims: Vec<Txid>,
 }

@@ -1,0 +1,190 @@
+//! A replica goes from one node to another: nothing acknowledged is lost, an owner that comes back
+//! finds itself fenced, and no gate opens on less than the whole replica.
+//!
+//! `SQLREP_E2E_HANDOVERS` says how often (50 for the long run).
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use sqlrep_tests::world::knob;
+use sqlrep_tests::{Agent, Pod, PodOptions, Sqlite, Workload, World, ltx, pod, scenario};
+
+use crate::binaries;
+use crate::race::{prove_branch, second_node};
+use crate::scene::Scene;
+
+const HANDOVERS: u64 = 12;
+
+fn manifest(scene: &Scene) -> Result<Value> {
+    let path = scene.replica.join(".sqlrep/manifest.json");
+    Ok(serde_json::from_slice(
+        &fs::read(&path).with_context(|| path.display().to_string())?,
+    )?)
+}
+
+/// The second node's pod waits, and says for whom; then a person says that the first is lost.
+fn take_over(world: &World, old: &Scene, options: PodOptions, two: &Agent) -> Result<Scene> {
+    let waiting = Pod::start(world, options)?;
+    let status = waiting.wait_phase("waiting-handover")?;
+    let message = status["message"].as_str().unwrap_or_default();
+    for word in [&old.pod.uid[..5], "node n1", "since 2", "not known"] {
+        ensure!(message.contains(word), "the gate says {message:?}");
+    }
+    ensure!(!waiting.db("app.db").exists(), "restored before its turn");
+    two.ctl().run(["takeover", &old.reference])?.done()?;
+    waiting.wait_ready()?;
+    let new = Scene::of(world, waiting);
+    two.ctl().wait_following(&new.reference)?;
+    Ok(new)
+}
+
+/// After the old owner is back: it is fenced, its tail is on the branch, the new one goes on.
+fn prove_fenced(world: &World, [old, new]: [&Scene; 2], [one, two]: [&Agent; 2]) -> Result<()> {
+    one.ctl().wait_state(&old.reference, "fenced")?;
+    prove_branch(world, old)?;
+    Sqlite::once(&new.db, "UPDATE clock SET n = 77;")?;
+    new.prove_equal(world, two)?;
+    new.prove_contiguous(0)?;
+    let owner = &manifest(new)?["owner"];
+    ensure!(
+        owner["pod_uid"] == new.pod.uid.as_str() && owner["state"] == "active",
+        "the manifest names {owner}"
+    );
+    // The old pod ends in good order: that releases nothing which is not its own.
+    old.pod.delete()?;
+    sqlrep_tests::wait("the old pod is let go of", || {
+        Ok(one.ctl().row(&old.reference)?.is_none())
+    })?;
+    let owner = &manifest(new)?["owner"];
+    ensure!(owner["state"] == "active", "released by another: {owner}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_was_killed_while_it_shipped_comes_back_fenced() {
+    scenario("handover-killed", binaries(), |world| {
+        let one = world.agent()?;
+        let workload = Workload::new(world.seed);
+        let old = Scene::followed(world, &one, "app", &workload)?;
+        let writer = workload.start(world, &old.db, 0)?;
+        writer.wait_commits(world.dice(1).u64(50..400))?;
+        one.kill()?;
+        writer.wait_commits(50)?;
+        let (two, options) = second_node(world)?;
+        let new = take_over(world, &old, options, &two)?;
+        workload.check(&new.db)?;
+        writer.quit()?;
+        let one = world.agent()?;
+        prove_fenced(world, [&old, &new], [&one, &two])
+    });
+}
+
+#[test]
+fn an_agent_that_stood_still_goes_on_fenced() {
+    scenario("handover-frozen", binaries(), |world| {
+        let one = world.agent()?;
+        let workload = Workload::new(world.seed);
+        let old = Scene::followed(world, &one, "app", &workload)?;
+        let writer = workload.start(world, &old.db, 0)?;
+        writer.wait_commits(world.dice(2).u64(50..400))?;
+        one.freeze()?;
+        writer.wait_commits(50)?;
+        let (two, options) = second_node(world)?;
+        let new = take_over(world, &old, options, &two)?;
+        workload.check(&new.db)?;
+        one.resume()?;
+        writer.quit()?;
+        prove_fenced(world, [&old, &new], [&one, &two])
+    });
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_however_often_it_moves() {
+    scenario("handover-often", binaries(), |world| {
+        let one = world.agent()?;
+        let (two, there) = second_node(world)?;
+        let workload = Workload {
+            close: false,
+            ..Workload::new(world.seed)
+        };
+        let mut dice = world.dice(3);
+        let mut least = None;
+        let rounds = knob("SQLREP_E2E_HANDOVERS", HANDOVERS);
+        for round in 0..rounds {
+            let (agent, options) = if round % 2 == 0 {
+                (&one, PodOptions::app("app"))
+            } else {
+                (&two, there.clone())
+            };
+            let scene = Scene::with(world, options).with_context(|| format!("move {round}"))?;
+            if let Some(least) = least {
+                ensure!(scene.db.exists(), "move {round} starts empty");
+                let have = workload.check(&scene.db)?[0];
+                ensure!(
+                    (least..=least + 1).contains(&have),
+                    "move {round} starts with {have} commits; {least} were acknowledged"
+                );
+            } else {
+                workload.init(&scene.db)?;
+            }
+            agent.ctl().wait_following(&scene.reference)?;
+            let writer = workload.start(world, &scene.db, 0)?;
+            writer.wait_commits(dice.u64(1..200))?;
+            least = Some(writer.kill()?);
+            scene.pod.delete()?;
+        }
+        let last = Scene::with(
+            world,
+            if rounds % 2 == 0 {
+                PodOptions::app("app")
+            } else {
+                there
+            },
+        )?;
+        let have = workload.check(&last.db)?[0];
+        ensure!(Some(have) >= least, "{have} of {least:?} commits arrived");
+        let claims = manifest(&last)?["claims"].as_array().map_or(0, Vec::len);
+        ensure!(claims as u64 == rounds, "{claims} claims in {rounds} moves");
+        last.prove_contiguous(0)
+    });
+}
+
+#[test]
+fn a_listing_that_ends_before_the_release_is_not_believed() {
+    scenario("handover-behind", binaries(), |world| {
+        let one = world.agent()?;
+        let old = Scene::followed(world, &one, "app", &Workload::new(world.seed))?;
+        Sqlite::once(&old.db, "UPDATE clock SET n = 41;")?;
+        old.prove_equal(world, &one)?;
+        Sqlite::once(&old.db, "UPDATE clock SET n = 42;")?;
+        old.pod.delete()?;
+        sqlrep_tests::wait("the replica is released", || {
+            Ok(manifest(&old)?["owner"]["state"] == "released")
+        })?;
+        let head = ltx::head(&old.replica)?;
+        let said = format!("{head:016x}");
+        ensure!(manifest(&old)?["head"] == said.as_str(), "no head {said}");
+        // As a share shows it whose directory cache is older than the last files.
+        let newest: PathBuf = ltx::level(&old.replica, 0)?
+            .pop()
+            .context("level 0 has files")?
+            .path;
+        let hidden = world.path("hidden.ltx");
+        pod::rename(&newest, &hidden)?;
+        let (_two, options) = second_node(world)?;
+        let waiting = Pod::start(world, options)?;
+        sqlrep_tests::wait("the gate says why it waits", || {
+            let status = waiting.status()?.unwrap_or_default();
+            let message = status["message"].as_str().unwrap_or_default();
+            Ok(status["phase"] == "restoring" && message.contains(&said))
+        })?;
+        ensure!(!waiting.db("app.db").exists(), "it believed the listing");
+        pod::rename(&hidden, &newest)?;
+        waiting.wait_ready()?;
+        let n = Sqlite::once(&waiting.db("app.db"), "SELECT n FROM clock;")?;
+        ensure!(n == "42", "the clock says {n}");
+        Ok(())
+    });
+}
