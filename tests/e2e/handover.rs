@@ -152,6 +152,37 @@ fn nothing_acknowledged_is_lost_however_often_it_moves() {
 }
 
 #[test]
+fn a_pod_that_goes_before_its_app_began_holds_nothing() {
+    scenario("handover-hasty", binaries(), |world| {
+        let one = world.agent()?;
+        let workload = Workload::new(world.seed);
+        let scene = Scene::followed(world, &one, "app", &workload)?;
+        let writer = workload.start(world, &scene.db, 0)?;
+        writer.wait_commits(300)?;
+        let least = writer.kill()?;
+        scene.pod.delete()?;
+        let mut dice = world.dice(5);
+        for _ in 0..8 {
+            let hasty = Pod::start(world, PodOptions::app("app"))?;
+            std::thread::sleep(std::time::Duration::from_millis(dice.u64(0..150)));
+            if dice.bool() {
+                hasty.mark_deleted()?;
+            }
+            hasty.delete()?;
+        }
+        // The other node has nobody to ask: it waits for ever unless all of them let go.
+        let (_two, there) = second_node(world)?;
+        let moved = Scene::with(world, there)?;
+        let have = workload.check(&moved.db)?[0];
+        ensure!(
+            (least..=least + 1).contains(&have),
+            "{have} commits arrived; {least} were acknowledged"
+        );
+        moved.prove_contiguous(0)
+    });
+}
+
+#[test]
 fn a_listing_that_ends_before_the_release_is_not_believed() {
     scenario("handover-behind", binaries(), |world| {
         let one = world.agent()?;

@@ -321,6 +321,7 @@ impl<F: Flow> Adoption<F> {
         };
         pod.ending = true;
         pod.alive.cancel();
+        self.flow.ending(uid.as_str());
         if pod.has_memory() {
             pod.quiet_at = Some(Instant::now() + MEMORY_QUIET);
         }
@@ -432,6 +433,9 @@ impl<F: Flow> Adoption<F> {
         self.unsettled.remove(place);
         self.held.claim(place, found, Instant::now());
         self.flow.adopt(volume, &place.path);
+        if ending {
+            self.flow.ending(&place.pod_uid);
+        }
     }
 
     fn touched(&mut self, uid: &PodUid, volume: &str, path: &Path) {

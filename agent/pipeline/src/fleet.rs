@@ -97,6 +97,10 @@ pub(crate) struct Context {
     pub(crate) tracker: TaskTracker,
     actors: Mutex<HashMap<Key, Handle>>,
     pods: Mutex<HashSet<String>>,
+    /// Those of them that terminate.
+    endings: Mutex<HashSet<String>>,
+    /// Databases that were restored for a pod and have not been found in its volume yet.
+    restored: Mutex<HashSet<(String, DbId)>>,
     insisted: Mutex<HashSet<DbId>>,
     patience: Mutex<Patience>,
     ready: watch::Sender<bool>,
@@ -142,6 +146,21 @@ impl Context {
         self.pods().contains(pod_uid) || self.actors().keys().any(|key| key.pod_uid == pod_uid)
     }
 
+    /// Whether a pod terminates or is gone: nothing is put into its volumes any more (L15).
+    pub(crate) fn goes_away(&self, pod_uid: &str) -> bool {
+        !self.pods().contains(pod_uid) || lock(&self.endings).contains(pod_uid)
+    }
+
+    /// A database was claimed and restored: somebody must release it, found or not.
+    pub(crate) fn note_restored(&self, pod_uid: &str, id: &DbId) {
+        lock(&self.restored).insert((pod_uid.to_owned(), id.clone()));
+    }
+
+    /// Whether that was still noted.
+    pub(crate) fn forget_restored(&self, pod_uid: &str, id: &DbId) -> bool {
+        lock(&self.restored).remove(&(pod_uid.to_owned(), id.clone()))
+    }
+
     /// A database of this volume's app that another pod still has on this node, or whose tail is
     /// still on its way, and that pod's UID.
     pub(crate) fn predecessor(&self, volume: &Volume) -> Option<(DbId, String)> {
@@ -159,6 +178,18 @@ impl Context {
         others
             .find(|(_, handle)| same(&handle.id) && !lock(&self.insisted).contains(&handle.id))
             .map(|(key, handle)| (handle.id.clone(), key.pod_uid.clone()))
+    }
+
+    /// Nothing of this volume waits any more: rows that said so, of databases that did not come
+    /// after all, go.
+    pub(crate) fn drop_waiting(&self, volume: &Volume) {
+        let (uid, name) = (&volume.pod.uid, &volume.name);
+        for (key, row) in self.board.rows_with_keys() {
+            let of_volume = key.pod_uid == *uid && key.volume == *name;
+            if of_volume && row.state == State::Stalled && !self.actors().contains_key(&key) {
+                self.board.remove(&key);
+            }
+        }
     }
 
     /// Whether a person said to take this replica whoever holds it.
@@ -254,6 +285,8 @@ impl Fleet {
             tracker: TaskTracker::new(),
             actors: Mutex::default(),
             pods: Mutex::default(),
+            endings: Mutex::default(),
+            restored: Mutex::default(),
             insisted: Mutex::default(),
             patience: Mutex::default(),
             ready: watch::Sender::new(false),
@@ -312,6 +345,7 @@ impl Fleet {
             return Err(StageError::Refused { reason });
         }
         let spool = self.context.spool.database(&id, &volume.pod.uid)?;
+        self.context.forget_restored(&volume.pod.uid, &id);
         self.context.board.remove(&key);
         let row = DatabaseStatus::new(id.clone(), &volume.pod.name, &volume.pod.uid);
         self.context.board.insert(&key, row);
@@ -376,10 +410,25 @@ impl Fleet {
         }
     }
 
+    /// The pod terminates, and its app may still commit: from now on nothing is created in its
+    /// volumes (L15). [`Fleet::release`] follows when they are gone.
+    pub fn ending(&self, pod_uid: &str) {
+        if !self.context.pods().contains(pod_uid) {
+            return;
+        }
+        lock(&self.context.endings).insert(pod_uid.to_owned());
+        for handle in self.handles(|key| key.pod_uid == pod_uid) {
+            if let Some(capture) = handle.capture {
+                capture.ending();
+            }
+        }
+    }
+
     /// The pod is going: drains its databases. Returns when all tails are in the spool and every
     /// descriptor is closed; shipping goes on by itself.
     pub async fn release(&self, pod_uid: &str) {
         self.context.pods().remove(pod_uid);
+        lock(&self.context.endings).remove(pod_uid);
         let of_pod = self.handles(|key| key.pod_uid == pod_uid);
         drain_all(&of_pod, Ask::Release).await;
         // What had no actor (unsupported, or restored and never opened) has nothing to drain.
@@ -387,6 +436,13 @@ impl Fleet {
             if key.pod_uid == pod_uid && !self.context.actors().contains_key(&key) {
                 self.context.board.remove(&key);
             }
+        }
+        // Restored, and gone before it was found: the replica is still to be released.
+        let never_found: Vec<_> = lock(&self.context.restored)
+            .extract_if(|(uid, _)| uid == pod_uid)
+            .collect();
+        for (_, id) in never_found {
+            self.ship_orphan(&id, pod_uid);
         }
     }
 
@@ -534,28 +590,29 @@ impl Fleet {
             Vec::new()
         });
         for Held { id, pod_uid, .. } in held {
-            if self.context.pods().contains(&pod_uid) {
-                continue;
+            if !self.context.pods().contains(&pod_uid) {
+                self.ship_orphan(&id, &pod_uid);
             }
-            let volume = orphan(&id, &pod_uid, self.context.config.defaults);
-            let key = Key::new(&volume, id.path());
-            let mut actors = self.context.actors();
-            if actors.contains_key(&key) {
-                continue;
+        }
+    }
+
+    fn ship_orphan(&self, id: &DbId, pod_uid: &str) {
+        let volume = orphan(id, pod_uid, self.context.config.defaults);
+        let key = Key::new(&volume, id.path());
+        let mut actors = self.context.actors();
+        if actors.contains_key(&key) {
+            return;
+        }
+        match self.context.spool.database(id, pod_uid) {
+            Ok(spool) => {
+                tracing::info!(db = %id, pod_uid, "a pod that is gone left a replica to release");
+                let row = DatabaseStatus::new(id.clone(), &volume.pod.name, pod_uid);
+                self.context.board.insert(&key, row);
+                let actor = Database::start(&self.context, volume, id.clone(), spool, false);
+                actors.insert(key, actor);
             }
-            match self.context.spool.database(&id, &pod_uid) {
-                Ok(spool) => {
-                    tracing::info!(db = %id, pod_uid, "a pod that is gone left a tail to ship");
-                    let row = DatabaseStatus::new(id.clone(), &volume.pod.name, &pod_uid);
-                    self.context.board.insert(&key, row);
-                    actors.insert(
-                        key,
-                        Database::start(&self.context, volume, id, spool, false),
-                    );
-                }
-                Err(error) => {
-                    tracing::error!(db = %id, err = %error, "cannot open the spool of a gone pod");
-                }
+            Err(error) => {
+                tracing::error!(db = %id, err = %error, "cannot open the spool of a gone pod");
             }
         }
     }

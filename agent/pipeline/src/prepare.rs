@@ -72,6 +72,7 @@ impl Fleet {
                 None => prepared.present.push(id),
             }
         }
+        self.context.drop_waiting(volume);
         Ok(prepared)
     }
 
@@ -279,14 +280,26 @@ fn restore_one(
     volume: &Volume,
     candidate: &Candidate,
 ) -> Result<RestoredDatabase, StageError> {
+    let goes_away = || context.goes_away(&volume.pod.uid);
     let claimant = Claimant {
         writer: context.writer(&volume.pod),
         spool: context.spool.database(&candidate.id, &volume.pod.uid)?,
         manifest: context.manifest(&candidate.id, &volume.pod, OwnerState::Active),
+        goes_away: &goes_away,
     };
     // A tail that this very pod left here (its volume was emptied by a reboot) goes first.
     ship_tail(context, candidate, &claimant.spool, claimant.writer)?;
-    restore_and_claim(candidate, volume, &claimant, timestamp_now())
+    let restored = restore_and_claim(candidate, volume, &claimant, timestamp_now());
+    if restored.is_ok() {
+        context.note_restored(&volume.pod.uid, &candidate.id);
+    }
+    // Who releases the pod's databases may have been here already: then nobody comes back to this
+    // one, and the next pod must not wait for one that never began.
+    let noted = || context.forget_restored(&volume.pod.uid, &candidate.id);
+    if goes_away() && (restored.is_err() || noted()) {
+        claimant.let_go(&candidate.store)?;
+    }
+    restored
 }
 
 fn ship_tail(
@@ -319,3 +332,6 @@ fn ship_tail(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,8 @@ pub(crate) struct Facts {
     pub(crate) txid: Option<Txid>,
     pub(crate) size_bytes: u64,
     pub(crate) wal_bytes: u64,
+    /// The pod terminates: nothing is created in its volume any more (L15).
+    pub(crate) ending: bool,
     /// The file is not at its path any more, while its pod lives.
     pub(crate) removed: bool,
     /// Owner and mode of the file.

@@ -24,6 +24,8 @@ pub(crate) trait Flow: Clone + Send + Sync + 'static {
     fn touch_all(&self);
     /// The file is gone, its pod is not.
     fn vanished(&self, pod_uid: &str, volume: &str, path: &Path);
+    /// The pod terminates: nothing is created in its volumes any more.
+    fn ending(&self, pod_uid: &str);
     /// The pod's files are gone, or will not be written any more: returns when every descriptor
     /// is closed.
     fn release(&self, pod_uid: &str) -> impl Future<Output = ()> + Send;
@@ -58,6 +60,10 @@ impl Flow for Fleet {
 
     fn vanished(&self, pod_uid: &str, volume: &str, path: &Path) {
         Fleet::vanished(self, pod_uid, volume, path);
+    }
+
+    fn ending(&self, pod_uid: &str) {
+        Fleet::ending(self, pod_uid);
     }
 
     async fn release(&self, pod_uid: &str) {

@@ -89,6 +89,10 @@ impl Flow for Recorder {
         self.call(format!("vanished {volume}/{}", path.display()));
     }
 
+    fn ending(&self, pod_uid: &str) {
+        self.call(format!("ending {pod_uid}"));
+    }
+
     async fn release(&self, pod_uid: &str) {
         self.call(format!("release {pod_uid}"));
         drop(self.releases.lock().await);
@@ -492,6 +496,7 @@ async fn a_terminating_pod_gets_no_new_files_from_us() {
     std::fs::write(stage.volume_dir("data").join("x.db-wal"), "").unwrap();
     stage.send(found(Kind::Wal, 7)).await;
     stage.flow.until("adopt data/x.db", 1).await;
+    stage.flow.until("ending u", 1).await;
     stage.end().await;
 }
 

@@ -90,6 +90,11 @@ impl Capture {
         }
     }
 
+    /// The pod terminates: from now on SQLite, which might create files, is not asked for help.
+    pub(crate) fn ending(&self) {
+        self.progress.with(|facts| facts.ending = true);
+    }
+
     /// Reads and cuts now.
     pub(crate) async fn cut(&self) -> Result<Option<Txid>, StageError> {
         let (reply, answer) = oneshot::channel();
@@ -215,7 +220,7 @@ impl Thread<'_> {
         self.job
             .progress
             .update(|facts| facts.phase = Phase::Opening);
-        if self.job.convert {
+        if self.job.convert && !self.is_ending() {
             sqlrep_capture::convert_to_wal(&self.job.live)?;
         }
         let now = timestamp_now();
@@ -365,7 +370,14 @@ impl Thread<'_> {
         Ok(self.job.spool.position().map(|position| position.txid))
     }
 
+    fn is_ending(&self) -> bool {
+        self.job.progress.with(|facts| facts.ending)
+    }
+
     fn checkpoint(&mut self, session: &mut Follower) -> Result<(), StageError> {
+        if self.is_ending() {
+            return Ok(());
+        }
         let done = session.checkpoint()?;
         if done.is_some() {
             self.job.progress.update(|facts| facts.checkpoints += 1);

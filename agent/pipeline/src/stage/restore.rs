@@ -15,7 +15,8 @@ use sqlrep_format::{Pgno, Timestamp, Txid, page_checksum};
 use sqlrep_replica::durable::{self, OsFs};
 use sqlrep_replica::owner::{self, Claim, WriterId};
 use sqlrep_replica::{
-    DbId, Destination, Manifest, Point, RestoreOptions, Staged, Store, StoreError, restore,
+    DbId, Destination, Manifest, OwnerState, Point, RestoreOptions, Staged, Store, StoreError,
+    restore,
 };
 use sqlrep_spool::{DatabaseSpool, Seed};
 
@@ -52,12 +53,35 @@ pub struct RestoredDatabase {
 }
 
 /// Who restores.
-#[derive(Debug)]
-pub(crate) struct Claimant {
+pub(crate) struct Claimant<'a> {
     pub(crate) writer: WriterId,
     pub(crate) spool: DatabaseSpool,
     /// What it says of itself once the replica is its own.
     pub(crate) manifest: Manifest,
+    /// Whether the pod is going away: then it takes nothing, and nothing is made in its volume.
+    pub(crate) goes_away: &'a dyn Fn() -> bool,
+}
+
+impl Claimant<'_> {
+    fn stays(&self) -> Result<(), StageError> {
+        if (self.goes_away)() {
+            let reason = "the pod goes away before its app began".to_owned();
+            return Err(StageError::Refused { reason });
+        }
+        Ok(())
+    }
+
+    /// Takes back what was said, if it was: for a pod that went away after its claim.
+    pub(crate) fn let_go(&self, store: &Remote) -> Result<(), StageError> {
+        if let Some(mut found) = store.load_manifest()?
+            && found.owner.writer == self.writer
+            && found.owner.state == OwnerState::Active
+        {
+            found.owner.state = OwnerState::Released;
+            sign(store, found, None)?;
+        }
+        Ok(())
+    }
 }
 
 /// Restores one database and makes this node its owner: in the log from the claim on, and in the
@@ -65,7 +89,7 @@ pub(crate) struct Claimant {
 pub(crate) fn restore_and_claim(
     candidate: &Candidate,
     volume: &Volume,
-    claimant: &Claimant,
+    claimant: &Claimant<'_>,
     now: Timestamp,
 ) -> Result<RestoredDatabase, StageError> {
     let store = &candidate.store;
@@ -91,6 +115,7 @@ pub(crate) fn restore_and_claim(
             source,
         })?;
         let head = staged.txid();
+        claimant.stays()?;
         match owner::claim(store, claimant.writer, head, &page, staged.header(), now)? {
             Claim::Won(txid) => {
                 let manifest = Manifest {
@@ -101,7 +126,7 @@ pub(crate) fn restore_and_claim(
                 if let Signed::Fenced { by } = sign(store, manifest, Some(txid))? {
                     return Err(overtaken(by));
                 }
-                return publish(candidate, staged, &claimant.spool, txid, now);
+                return publish(candidate, staged, claimant, txid, now);
             }
             // The owner that was judged to be over, or Litestream, was still publishing: its file
             // is at that name, whatever a listing says.
@@ -143,7 +168,7 @@ fn stage(
 fn publish(
     candidate: &Candidate,
     staged: Staged,
-    spool: &DatabaseSpool,
+    claimant: &Claimant<'_>,
     claimed: Txid,
     now: Timestamp,
 ) -> Result<RestoredDatabase, StageError> {
@@ -154,13 +179,14 @@ fn publish(
             .page(pgno)
             .map(|page| (pgno, page_checksum(pgno, &page)))
     });
-    spool.seed(Seed {
+    claimant.spool.seed(Seed {
         txid: claimed,
         timestamp: header.timestamp.after(now),
         commit: header.commit,
         page_size: header.page_size,
         checksums: &mut checksums,
     })?;
+    claimant.stays()?;
     let restored = staged.publish()?;
     Ok(RestoredDatabase {
         id: candidate.id.clone(),
