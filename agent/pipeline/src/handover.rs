@@ -71,13 +71,13 @@ pub trait PodLookup: fmt::Debug + Send + Sync {
     fn life(&self, pod: PodHandle) -> PodAnswer;
 }
 
-/// Nobody to ask: `--pods dir:`. Every owner elsewhere may be alive.
+/// Nobody to ask, as with `--pods dir:`. Every owner elsewhere may be alive.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoLookup;
 
 impl PodLookup for NoLookup {
     fn life(&self, _: PodHandle) -> PodAnswer {
-        let reason = "there is no cluster to ask (--pods dir:)".to_owned();
+        let reason = "this agent has nobody to ask".to_owned();
         Box::pin(std::future::ready(PodLife::Unknown { reason }))
     }
 }
