@@ -103,11 +103,13 @@ impl Fleet {
         let key = self.row(volume, &id);
         self.context.board.update(&key, |row| match &restored {
             Ok(restored) => {
-                (row.reason, row.hint) = (None, None);
-                row.state = State::Found;
                 row.counters.restores += 1;
-                row.size_bytes = restored.bytes;
-                row.txid = Some(restored.txid);
+                // A scan may have found it already: then its actor says how it stands.
+                if row.state == State::Restoring {
+                    row.state = State::Found;
+                    row.size_bytes = restored.bytes;
+                    row.txid = Some(restored.txid);
+                }
             }
             Err(error) => {
                 row.state = State::Stalled;
@@ -135,9 +137,10 @@ impl Fleet {
         candidate: Candidate,
     ) -> Result<RestoredDatabase, PrepareError> {
         let key = self.row(volume, &candidate.id);
-        self.context
-            .board
-            .update(&key, |row| row.state = State::Restoring);
+        self.context.board.update(&key, |row| {
+            row.state = State::Restoring;
+            (row.reason, row.hint) = (None, None);
+        });
         let (context, volume) = (Arc::clone(&self.context), volume.clone());
         let id = candidate.id.clone();
         let job = move || restore_one(&context, &volume, &candidate);
