@@ -22,6 +22,8 @@ fn manifest(namespace_uid: &str, pod_uid: &str) -> Manifest {
         },
         file: None,
         page_size: None,
+        head: None,
+        claims: Vec::new(),
     }
 }
 
