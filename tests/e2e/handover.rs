@@ -113,7 +113,7 @@ fn nothing_acknowledged_is_lost_however_often_it_moves() {
         let mut least = None;
         let rounds = knob("SQLREP_E2E_HANDOVERS", HANDOVERS);
         for round in 0..rounds {
-            let (agent, options) = if round % 2 == 0 {
+            let (agent, options) = if round.is_multiple_of(2) {
                 (&one, PodOptions::app("app"))
             } else {
                 (&two, there.clone())
@@ -137,7 +137,7 @@ fn nothing_acknowledged_is_lost_however_often_it_moves() {
         }
         let last = Scene::with(
             world,
-            if rounds % 2 == 0 {
+            if rounds.is_multiple_of(2) {
                 PodOptions::app("app")
             } else {
                 there
