@@ -17,6 +17,7 @@ mod memory;
 mod outage;
 mod race;
 mod refusals;
+mod rollback;
 mod scene;
 mod spine;
 mod takeover;

@@ -27,6 +27,8 @@ pub struct Workload {
     pub writers: u32,
     /// `PRAGMA page_size`.
     pub page_size: u32,
+    /// `PRAGMA journal_mode`.
+    pub journal: &'static str,
     /// `PRAGMA wal_autocheckpoint`.
     pub autocheckpoint: u32,
     /// `PRAGMA synchronous`.
@@ -48,6 +50,7 @@ impl Workload {
             seed,
             writers: 1,
             page_size: 4096,
+            journal: "WAL",
             autocheckpoint: 1000,
             synchronous: "NORMAL",
             vacuum: 0,
@@ -63,6 +66,7 @@ impl Workload {
         command.args(["--seed", &self.seed.to_string()]);
         command.args(["--vacuum", &self.vacuum.to_string()]);
         command.args(["--timeout", &self.timeout.to_string()]);
+        command.args(["--journal", self.journal]);
         command
     }
 

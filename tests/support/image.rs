@@ -12,20 +12,24 @@ use tempfile::TempDir;
 /// which counter the stored size is valid for (<https://www.sqlite.org/fileformat.html#the_database_header>).
 const COUNTERS: [std::ops::Range<usize>; 2] = [24..28, 92..100];
 
-/// The image of a live database whose writers stand still: the file with its WAL put in, by SQLite
-/// itself, on a copy.
+/// The image of a live database whose writers stand still: the file with its WAL put in, or its
+/// hot journal played back, by SQLite itself, on a copy.
 pub fn settled(db: &Path) -> Result<Vec<u8>> {
     let dir = TempDir::new()?;
     let copy = dir.path().join("copy.db");
     // In this order: a checkpoint in between only moves what the WAL still holds.
     fs::copy(db, &copy).with_context(|| format!("copy {}", db.display()))?;
-    let wal = beside(db, "-wal");
-    match fs::copy(&wal, beside(&copy, "-wal")) {
-        Ok(_) => {}
-        Err(err) if err.kind() == ErrorKind::NotFound => {}
-        Err(err) => return Err(err).with_context(|| format!("copy {}", wal.display())),
+    for end in ["-wal", "-journal"] {
+        let from = beside(db, end);
+        match fs::copy(&from, beside(&copy, end)) {
+            Ok(_) => {}
+            Err(err) if err.kind() == ErrorKind::NotFound => {}
+            Err(err) => return Err(err).with_context(|| format!("copy {}", from.display())),
+        }
     }
     let connection = Connection::open(&copy)?;
+    // The first read plays a hot journal back.
+    connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
     let busy: i64 =
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     ensure!(busy == 0, "a copy that nobody else has open is busy");

@@ -33,9 +33,9 @@ def connect(path, timeout):
     return db
 
 
-def create(db, page_size, writers):
+def create(db, page_size, writers, journal):
     db.execute(f"PRAGMA page_size = {page_size}")
-    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA journal_mode = {journal}")
     schema(db, writers)
 
 
@@ -144,6 +144,9 @@ def commands(timeout):
 
 def write(args):
     db = connect(args.db, args.timeout)
+    if args.journal != "WAL":
+        # only WAL is remembered by the file
+        db.execute(f"PRAGMA journal_mode = {args.journal}")
     db.execute(f"PRAGMA synchronous = {args.synchronous}")
     db.execute(f"PRAGMA wal_autocheckpoint = {args.autocheckpoint}")
     attempt, commits = db.execute(
@@ -276,6 +279,7 @@ def main():
     parser.add_argument("--writer", type=int, default=0)
     parser.add_argument("--writers", type=int, default=1)
     parser.add_argument("--page-size", type=int, default=4096)
+    parser.add_argument("--journal", default="WAL")
     parser.add_argument("--autocheckpoint", type=int, default=1000)
     parser.add_argument("--synchronous", default="NORMAL")
     parser.add_argument("--timeout", type=float, default=0.0, help="busy timeout in seconds")
@@ -290,7 +294,7 @@ def main():
     args = parser.parse_args()
     if args.verb == "init":
         db = connect(args.db, args.timeout)
-        create(db, args.page_size, args.writers)
+        create(db, args.page_size, args.writers, args.journal)
         db.close()
     else:
         {"write": write, "read": read, "check": check}[args.verb](args)
