@@ -185,10 +185,11 @@ impl Agents {
         let Ok(Endpoint::Pod(forward)) = &self.roads[agent].endpoint else {
             return failure;
         };
-        // What was said before the stream broke is heard by a task of its own.
-        tokio::task::yield_now().await;
-        match forward.complaint() {
-            said if said.is_empty() || failure.exit != Exit::Unreachable => failure,
+        if failure.exit != Exit::Unreachable {
+            return failure;
+        }
+        match forward.complaint().await {
+            said if said.is_empty() => failure,
             said => Failure::unreachable(format!("{failure}: {said}")),
         }
     }

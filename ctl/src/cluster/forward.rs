@@ -4,14 +4,20 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::api::Api;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Where agents listen, unless their pod says otherwise.
 const PORT: u16 = 7077;
+/// A kubelet that has something to say has said it when its stream breaks; the tasks that hear it
+/// may still have to run.
+const COMPLAINT: Duration = Duration::from_secs(1);
 
 /// The road to one agent.
 #[derive(Clone)]
@@ -20,8 +26,8 @@ pub(crate) struct Forward {
     node: String,
     pod: String,
     port: u16,
-    /// What the kubelet said last of why it cannot forward.
-    complaint: Arc<Mutex<String>>,
+    /// What the kubelet said last of why it cannot forward; `None` while it may still speak.
+    complaint: Arc<watch::Sender<Option<String>>>,
 }
 
 impl PartialEq for Forward {
@@ -51,7 +57,7 @@ impl Forward {
             node: node.to_owned(),
             pod: pod.to_owned(),
             port: port.unwrap_or(PORT),
-            complaint: Arc::default(),
+            complaint: Arc::new(watch::Sender::new(Some(String::new()))),
         }
     }
 
@@ -63,11 +69,11 @@ impl Forward {
         let mut forwarded = forwarded.map_err(io::Error::other)?;
         if let Some(complaint) = forwarded.take_error(self.port) {
             let kept = Arc::clone(&self.complaint);
+            kept.send_replace(None);
             // Ends with the stream.
             tokio::spawn(async move {
-                if let Some(text) = complaint.await {
-                    *kept.lock().unwrap_or_else(PoisonError::into_inner) = text;
-                }
+                let text = complaint.await.unwrap_or_default();
+                kept.send_replace(Some(text));
             });
         }
         forwarded
@@ -76,12 +82,13 @@ impl Forward {
     }
 
     /// What the kubelet said of why it cannot forward; empty when nothing.
-    pub(crate) fn complaint(&self) -> String {
-        let complaint = self
-            .complaint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        complaint.trim().to_owned()
+    pub(crate) async fn complaint(&self) -> String {
+        let mut said = self.complaint.subscribe();
+        match timeout(COMPLAINT, said.wait_for(Option::is_some)).await {
+            Ok(Ok(text)) => text.as_deref().unwrap_or_default().trim().to_owned(),
+            // It says nothing.
+            Ok(Err(_)) | Err(_) => String::new(),
+        }
     }
 }
 

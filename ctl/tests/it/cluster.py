@@ -45,7 +45,8 @@ def reply(handler, code, body):
 
 def refuse(handler, code, message):
     status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "metadata": {}}
-    reply(handler, code, {**status, "code": code, "message": message, "reason": message})
+    reason = {403: "Forbidden", 404: "NotFound"}[code]
+    reply(handler, code, {**status, "code": code, "message": message, "reason": reason})
 
 
 def listed(handler, kind, version, items):
@@ -218,7 +219,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 while chunk := upstream.recv(32768):
                     send(2, bytes([0]) + chunk)
                 send(8, b"")
-            except OSError:
+            except (OSError, ValueError):
                 pass  # the client went away
 
         threading.Thread(target=down, daemon=True).start()

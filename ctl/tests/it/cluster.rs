@@ -284,8 +284,8 @@ fn check_finds_what_is_wrong_with_a_cluster() {
         [
             "you may create pods/portforward",
             "agents may create tokenreviews",
-            "coverage",
             "gate",
+            "coverage",
             "gate-fires",
             "strategy",
             "replicas",
