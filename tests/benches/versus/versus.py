@@ -1,0 +1,152 @@
+"""sqlrep beside Litestream: the same workloads on the same machine in one run (figures:
+tests/benches/README.md). Prints a table with both figures, their ratio, and what must be reached;
+it never judges by itself: machines are noisy.
+
+Called by ./run, which builds and fetches what is needed.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import workloads  # noqa: E402
+from systems import Litestream, Sqlrep, System  # noqa: E402
+
+
+@dataclass
+class Programs:
+    agent: pathlib.Path
+    ctl: pathlib.Path
+    litestream: pathlib.Path
+
+
+# Name → what runs, on which systems; in the order of the table.
+WORKLOADS = {
+    "sporadic": (workloads.sporadic, (Litestream, Sqlrep)),
+    "full": (workloads.full_speed, (System, Litestream, Sqlrep)),
+    "full4": (lambda system, quick: workloads.full_speed(system, quick, 4), (System, Litestream, Sqlrep)),
+    "idle100": (lambda system, quick: workloads.idle(system, quick, 100), (Litestream, Sqlrep)),
+    "idle1000": (lambda system, quick: workloads.idle(system, quick, 1000), (Litestream, Sqlrep)),
+    "snapshot": (workloads.snapshot, (Litestream, Sqlrep)),
+    "restore": (workloads.restore, (Litestream, Sqlrep)),
+    "tail": (workloads.long_tail, (Litestream, Sqlrep)),
+}
+
+# Figure → what must be reached, as a text for the reader.
+BOUNDS = {
+    "lag_p50_ms": "<= 25",
+    "lag_p99_ms": "<= 100",
+    "full_wal_mb": "<= 32",
+    "full_longest_ms": "<= 50",
+    "full_commits_per_s": ">= 0.95 x none",
+    "full_cpu_s": "<= 1/3",
+    "full_replica_mb": "no more",
+    "full_replica_files": "no more",
+    "full_memory_mb": "<= 24",
+    "idle_100_cpu_percent": "<= 0.05",
+    "idle_100_memory_mb": "<= 30",
+    "idle_1000_cpu_percent": "<= 0.2",
+    "idle_1000_memory_mb": "<= 120",
+    "boot_1000_s": "<= 10",
+    "burst_100_ms": "<= 300",
+    "snapshot_times_cp": "<= 1.5",
+    "restore_205_times_cp": "<= 1.5",
+    "restore_821_times_cp": "<= 1.3",
+    "restore_821_memory_mb": "<= 64",
+}
+
+
+def middle(values):
+    """The median of numbers; what is no number must be the same in all rounds."""
+    if all(isinstance(value, bool) for value in values):
+        return all(values)
+    return statistics.median(values)
+
+
+def rounds(name, count, quick, programs, scratch):
+    """Runs a workload on its systems in turn, `count` times; figures by system."""
+    measure, systems = WORKLOADS[name]
+    found = {kind.name: [] for kind in systems}
+    for number in range(count):
+        for kind in systems:
+            folder = pathlib.Path(scratch) / f"{name}-{number}-{kind.name}"
+            system = kind(folder, programs)
+            print(f"{name} {kind.name} {number + 1}/{count}", file=sys.stderr, flush=True)
+            try:
+                found[kind.name].append(measure(system, quick))
+            finally:
+                system.stop()
+                shutil.rmtree(folder, ignore_errors=True)
+    return {
+        system: {key: middle([one[key] for one in figures]) for key in figures[0]}
+        for system, figures in found.items()
+        if figures
+    }
+
+
+def text(value):
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def table(results):
+    yield "| workload | figure | none | Litestream | sqlrep | ratio | must |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for name, by_system in results.items():
+        ours = by_system.get("sqlrep", {})
+        for key, value in ours.items():
+            peer, none = (by_system.get(other, {}).get(key) for other in ("litestream", "none"))
+            numbers = isinstance(value, (int, float)) and not isinstance(value, bool)
+            ratio = value / peer if numbers and peer else None
+            cells = [name, key, text(none), text(peer), text(value), text(ratio)]
+            yield "| " + " | ".join(cells) + f" | {BOUNDS.get(key, '')} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--agent", type=pathlib.Path, required=True)
+    parser.add_argument("--ctl", type=pathlib.Path, required=True)
+    parser.add_argument("--litestream", type=pathlib.Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round: does it run?")
+    parser.add_argument("--json", type=pathlib.Path, help="also write the figures here")
+    parser.add_argument("workload", nargs="*", help="one of: " + " ".join(WORKLOADS))
+    args = parser.parse_args()
+    wanted = args.workload or list(WORKLOADS)
+    unknown = [name for name in wanted if name not in WORKLOADS]
+    if unknown:
+        parser.error(f"no workload {unknown[0]}; there are: {' '.join(WORKLOADS)}")
+    programs = Programs(args.agent, args.ctl, args.litestream)
+    count = 1 if args.quick else args.rounds
+    begun, results = time.time(), {}
+    with tempfile.TemporaryDirectory(prefix="versus-") as scratch:
+        for name in wanted:
+            results[name] = rounds(name, count, args.quick, programs, scratch)
+    print(f"{time.strftime('%Y-%m-%d', time.gmtime(begun))}, {platform.machine()}, {platform.release()}, median of {count}\n")
+    print("\n".join(table(results)))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+    wrong = [
+        f"{name}: {system}: {key}"
+        for name, by_system in results.items()
+        for system, figures in by_system.items()
+        for key, value in figures.items()
+        if value is False
+    ]
+    if wrong:
+        sys.exit("NOT EQUAL: " + "; ".join(wrong))
+
+
+main()
