@@ -18,7 +18,12 @@ fn proven(world: &World, workload: &Workload) -> Result<Scene> {
     workload.init(&scene.db)?;
     let peer = Peer::all(&world.binaries)?.remove(0);
     let mut process = peer.replicate(world, &scene.db, &scene.replica)?;
-    let writer = workload.start(world, &scene.db, 0)?;
+    // the peer takes the write lock now and then: an app without patience would end
+    let patient = Workload {
+        timeout: 30,
+        ..workload.clone()
+    };
+    let writer = patient.start(world, &scene.db, 0)?;
     wait("the peer ships", || Ok(ltx::head(&scene.replica)? > 3))?;
     writer.quit()?;
     wait("the peer has all of it", || {

@@ -147,7 +147,10 @@ fn one_dead_node_of_three_is_one_line_and_the_list_is_whole() {
         let lines: Vec<&str> = run.err.lines().collect();
         assert_eq!(lines.len(), 1, "{run:?}");
         assert!(lines[0].starts_with("node n3: "), "{run:?}");
-        assert!(lines[0].contains("connection refused"), "{run:?}");
+        // The kubelet's own words come on another stream, and may come too late.
+        let reasons = ["connection refused", "lost the agent"];
+        let named = reasons.iter().any(|reason| lines[0].contains(reason));
+        assert!(named, "{run:?}");
     }
     // The kubeconfig's own token went to the API and to nobody else.
     let bearer = Some(format!("Bearer {TOKEN}"));
