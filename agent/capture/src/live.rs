@@ -169,11 +169,7 @@ impl Live {
     }
 
     pub(crate) fn ownership(&self) -> (u32, u32, u32) {
-        use std::os::unix::fs::MetadataExt as _;
-        match self.db.metadata() {
-            Ok(now) => (now.uid(), now.gid(), now.mode() & 0o7777),
-            Err(_) => (self.owner.uid, self.owner.gid, self.mode),
-        }
+        owned_now(&self.db).unwrap_or((self.owner.uid, self.owner.gid, self.mode))
     }
 
     pub(crate) fn shm(&self) -> &File {
@@ -270,6 +266,13 @@ impl Live {
             .map_err(Error::io("stat the -wal of", self.path()))?
             .len())
     }
+}
+
+/// Uid, gid and mode of an open file as they are now; `None` where the system does not say.
+fn owned_now(file: &File) -> Option<(u32, u32, u32)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let now = file.metadata().ok()?;
+    Some((now.uid(), now.gid(), now.mode() & 0o7777))
 }
 
 fn whereabouts(volume: &OwnedFd, file: &LiveFile, inode: Inode) -> Whereabouts {

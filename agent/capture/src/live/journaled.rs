@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +15,7 @@ use sqlrep_format::{DatabaseHeader, HeaderError, JournalMode, PageCount, PageSiz
 use super::beneath::{checked_stat, inode_at, open_beneath, open_volume};
 use super::journal::Hot;
 use super::registry::Claim;
-use super::{Inode, LiveFile, SHARED_BYTES, Whereabouts, read_full, whereabouts};
+use super::{Inode, LiveFile, SHARED_BYTES, Whereabouts, owned_now, read_full, whereabouts};
 use crate::Error;
 use crate::ffi::{self, Bytes, Lock};
 
@@ -80,6 +79,8 @@ pub(crate) struct Journaled {
     file: LiveFile,
     page_size: PageSize,
     claim: Claim,
+    /// Uid, gid and mode when it was opened.
+    owned: (u32, u32, u32),
 }
 
 /// The SHARED lock; given back when it is dropped.
@@ -102,11 +103,13 @@ impl Journaled {
         let volume = open_volume(file)?;
         let claim = Claim::take(inode_at(&volume, file)?, &path)?;
         let db = open_beneath(&volume, file, file.path(), OFlags::RDONLY)?;
-        if Inode::of(&checked_stat(&db, &path)?) != claim.inode() {
+        let stat = checked_stat(&db, &path)?;
+        if Inode::of(&stat) != claim.inode() {
             let what = "it was replaced while it was opened";
             return Err(Error::Busy { path, what });
         }
         let mut live = Self {
+            owned: (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777),
             db,
             volume,
             file: file.clone(),
@@ -131,10 +134,7 @@ impl Journaled {
     }
 
     pub(crate) fn ownership(&self) -> (u32, u32, u32) {
-        let facts = self.db.metadata();
-        facts.map_or((0, 0, 0o600), |now| {
-            (now.uid(), now.gid(), now.mode() & 0o7777)
-        })
+        owned_now(&self.db).unwrap_or(self.owned)
     }
 
     pub(crate) fn whereabouts(&self) -> Whereabouts {
