@@ -4,7 +4,7 @@ mod cluster;
 
 use serde::Serialize;
 
-use crate::agents::Agents;
+use crate::agents::{Agents, Seat};
 use crate::app::{Context, converse};
 use crate::args::FormatArgs;
 use crate::client::{Health, Info};
@@ -84,15 +84,17 @@ pub(super) fn run(args: FormatArgs, context: &mut Context) -> Result<Exit> {
     Ok(exit.unwrap_or(if failed { Exit::Failed } else { Exit::Done }))
 }
 
+/// What the agents say of themselves, and what they follow.
+async fn ask(context: &mut Context, reach: &Reach) -> Result<(Vec<Info>, Vec<Seat>)> {
+    let agents = Agents::find(context, reach).await?;
+    let infos = agents.infos(&mut context.output).await?;
+    let seats = agents.list(&mut context.output).await?;
+    Ok((infos, seats))
+}
+
 /// The checks of one agent; one that cannot be asked decides the exit code.
 async fn of_one(context: &mut Context, reach: &Reach) -> (Vec<Check>, Option<Exit>) {
-    let asked = async {
-        let agents = Agents::find(context, reach).await?;
-        let infos = agents.infos(&mut context.output).await?;
-        let seats = agents.list(&mut context.output).await?;
-        Ok((infos, seats))
-    };
-    match asked.await {
+    match ask(context, reach).await {
         Ok((infos, seats)) => {
             let mut checks: Vec<Check> = infos.into_iter().flat_map(of_agent).collect();
             checks.extend(seats.iter().map(|seat| of_database(&seat.database)));

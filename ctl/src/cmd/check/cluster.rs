@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Check, of_agent, of_database};
-use crate::agents::{Agents, Seat};
+use super::{Check, ask, of_agent, of_database};
+use crate::agents::Seat;
 use crate::app::Context;
 use crate::cluster::{AgentPod, Cluster, OptedIn, Options, Policies, Right, Rollout};
 use crate::failure::Result;
@@ -130,13 +130,7 @@ async fn agents(
     reach: &Reach,
     checks: &mut Vec<Check>,
 ) -> (BTreeSet<String>, Vec<Seat>) {
-    let asked = async {
-        let agents = Agents::find(context, reach).await?;
-        let infos = agents.infos(&mut context.output).await?;
-        let seats = agents.list(&mut context.output).await?;
-        Ok((infos, seats))
-    };
-    match asked.await {
+    match ask(context, reach).await {
         Ok((infos, seats)) => {
             let answered = infos.iter().map(|info| info.node.clone()).collect();
             checks.extend(infos.into_iter().flat_map(of_agent));
