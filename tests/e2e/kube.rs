@@ -251,3 +251,141 @@ fn a_node_that_knows_its_cluster_starts_without_the_api_server() {
         scene.prove_equal(world, &agent)
     });
 }
+
+/// The Events that the API server has of a pod, as reason and note.
+fn events(api: &ApiServer, pod: &Pod) -> Vec<(String, String)> {
+    let text = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
+    let all = api.objects("events");
+    let of_pod = all
+        .iter()
+        .filter(|event| event["regarding"]["uid"] == pod.uid.as_str());
+    of_pod
+        .map(|event| (text(event, "reason"), text(event, "note")))
+        .collect()
+}
+
+fn wait_event(api: &ApiServer, pod: &Pod, reason: &str, words: &str) -> Result<()> {
+    wait(
+        &format!("an Event {reason} of {} that says {words:?}", pod.app),
+        || {
+            let events = events(api, pod);
+            Ok(events
+                .iter()
+                .any(|(is, note)| is == reason && note.contains(words)))
+        },
+    )
+    .with_context(|| format!("there are {:?}", events(api, pod)))
+}
+
+#[test]
+fn events_on_the_pod_tell_what_happened_to_it() {
+    scenario("events", binaries(), |world| {
+        let api = ApiServer::start()?;
+        let agent = agent(world, &api)?;
+        let scene = followed(world, &agent, &api, "app")?;
+        scene.prove_equal(world, &agent)?;
+        delete(&api, &scene.pod)?;
+        // of another size: told before a byte is written
+        let small = Pod::prepare(world, PodOptions::app("app"))?;
+        let mut document = small.document().clone();
+        document["spec"]["volumes"][0]["emptyDir"] = json!({"sizeLimit": "4Ki"});
+        api.put("pods", document.clone());
+        small.wait_phase("failed")?;
+        wait_event(&api, &small, "VolumeTooSmall", "sizeLimit")?;
+        crate::scene::only(&small.volume("data"), &[])?;
+        document["spec"]["volumes"][0]["emptyDir"] = json!({"sizeLimit": "1Gi"});
+        document["metadata"]["annotations"]["sqlrep.io/sync-interval"] = json!("soon");
+        api.put("pods", document);
+        small.wait_ready()?;
+        wait_event(&api, &small, "Restored", "default/app/data/app.db")?;
+        wait_event(&api, &small, "BadAnnotation", "soon")?;
+        let mut locked = Sqlite::open(&small.db("locked.db"))?;
+        locked.run("PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE t (x);")?;
+        wait_event(&api, &small, "Unsupported", "locking_mode=EXCLUSIVE")?;
+        locked.close()?;
+        let events = events(&api, &small);
+        ensure!(events.len() < 10, "spam: {events:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_ungated_start_beside_a_replica_is_told_and_kept_on_a_branch() {
+    scenario("ungated", binaries(), |world| {
+        let api = ApiServer::start()?;
+        let agent = agent(world, &api)?;
+        let scene = followed(world, &agent, &api, "app")?;
+        scene.prove_equal(world, &agent)?;
+        delete(&api, &scene.pod)?;
+        wait("the replica is released", || {
+            let text = fs::read_to_string(scene.replica.join(".sqlrep/manifest.json"))?;
+            Ok(text.contains("released"))
+        })?;
+        // its app ran before anybody could restore
+        let next = Pod::prepare(world, PodOptions::app("app").ungated())?;
+        Workload::new(world.seed).init(&next.db("app.db"))?;
+        Sqlite::once(&next.db("app.db"), "UPDATE clock SET n = 4711;")?;
+        let mut document = next.document().clone();
+        document["status"]["containerStatuses"] =
+            json!([{"name": "app", "restartCount": 0, "state": {"running": {}}}]);
+        api.put("pods", document);
+        let row = agent.ctl().wait_state(&scene.reference, "fenced")?;
+        ensure!(row.words().contains("adopt"), "no way out: {row:?}");
+        wait_event(&api, &next, "UngatedStart", "adopt")?;
+        ensure!(Sqlite::once(&next.db("app.db"), "SELECT n FROM clock;")? == "4711");
+        let branches = scene.replica.join(".sqlrep/branches");
+        wait("the branch holds its commits", || {
+            Ok(fs::read_dir(&branches).is_ok_and(|mut found| found.next().is_some()))
+        })
+    });
+}
+
+#[test]
+fn a_node_that_never_saw_the_root_knows_one_that_is_not_mounted() {
+    scenario("cluster-root", binaries(), |world| {
+        let api = ApiServer::start()?;
+        let options = |node: &str, replicas: &str| -> Result<AgentOptions> {
+            let mut options = AgentOptions::kube(api.kubeconfig(world)?);
+            options.node = Some(node.into());
+            options.replicas = Some(world.path(replicas));
+            options.env.push(("POD_NAMESPACE".into(), "sqlrep".into()));
+            Ok(options)
+        };
+        let first = world.agent_with(options("n1", "replicas")?)?;
+        wait("the cluster remembers the root", || {
+            Ok(!api.objects("configmaps").is_empty())
+        })?;
+        first.terminate()?;
+        let id = api.objects("configmaps")[0]["data"]["id"].clone();
+        let marker = fs::read_to_string(world.replicas().join(".sqlrep-root.json"))?;
+        ensure!(
+            marker.contains(id.as_str().unwrap_or("no id")),
+            "{id} is not in {marker}"
+        );
+        // an empty directory where the share should be, on a node that is new
+        fs::create_dir(world.path("unmounted"))?;
+        let second = world.agent_with(options("n2", "unmounted")?)?;
+        let waiting = Pod::prepare(
+            world,
+            PodOptions {
+                node: "n2".into(),
+                ..PodOptions::app("app")
+            },
+        )?;
+        api.put("pods", waiting.document().clone());
+        wait_event(&api, &waiting, "RestoreFailed", "lost its marker")?;
+        ensure!(
+            waiting.status()?.context("it is told")?["phase"] != "ready",
+            "it was let in"
+        );
+        crate::scene::only(&world.path("unmounted"), &[])?;
+        second.terminate()?;
+        // and with the cluster silent about it, nothing is believed of a new root either
+        api.refuse("configmaps");
+        let third = world.agent_with(options("n3", "unmounted")?)?;
+        wait("it says why it waits", || {
+            Ok(third.log()?.contains("not used yet"))
+        })?;
+        crate::scene::only(&world.path("unmounted"), &[])
+    });
+}

@@ -52,6 +52,8 @@ struct Shared {
 struct State {
     store: Store,
     trouble: Trouble,
+    /// Resources that nobody may see.
+    refused: Vec<String>,
     /// Whether it knows streaming lists.
     streams: bool,
     /// Watches begun before this was raised are cut.
@@ -77,6 +79,7 @@ impl ApiServer {
             state: Mutex::new(State {
                 store: Store::default(),
                 trouble: Trouble::None,
+                refused: Vec::new(),
                 streams: true,
                 cuts: 0,
                 bookmarks: 0,
@@ -156,6 +159,11 @@ impl ApiServer {
         self.change(|state| state.trouble = trouble);
     }
 
+    /// Nobody may see this resource from now on.
+    pub fn refuse(&self, resource: &str) {
+        self.change(|state| state.refused.push(resource.to_owned()));
+    }
+
     /// An older server: it refuses streaming lists.
     #[must_use]
     pub fn without_streaming_lists(self) -> Self {
@@ -228,7 +236,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
             Trouble::None => {
                 let (code, body) = {
                     let mut state = shared.state();
-                    answer(&mut state.store, &request)
+                    answer(&mut state, &request)
                 };
                 shared.changed.notify_all();
                 http::respond(&mut stream, code, &body)?;
@@ -239,10 +247,14 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
 }
 
 /// Everything but watches.
-fn answer(store: &mut Store, request: &Request) -> (u16, Value) {
+fn answer(state: &mut State, request: &Request) -> (u16, Value) {
     let Some((resource, namespace, name)) = request.place() else {
         return (404, status(404, "NotFound"));
     };
+    if state.refused.contains(&resource) {
+        return (403, status(403, "Forbidden"));
+    }
+    let store = &mut state.store;
     let place = Place::new(&resource, &namespace, &name);
     match request.method.as_str() {
         "GET" if name.is_empty() => {

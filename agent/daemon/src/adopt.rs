@@ -37,6 +37,7 @@ pub(crate) use notes::Notes;
 use prepare::Preparation;
 pub(crate) use signal::Signals;
 
+use crate::events::{Notices, Reason};
 use crate::health::Pulse;
 
 /// How often the loop shows that it is alive.
@@ -78,6 +79,8 @@ pub(crate) struct Context {
     pub(crate) rescan: Box<dyn Fn() + Send + Sync>,
     /// What is wrong with pods' annotations.
     pub(crate) notes: Notes,
+    /// What is told on pods.
+    pub(crate) notices: Notices,
     /// Shows that the loop lives.
     pub(crate) pulse: Pulse,
 }
@@ -232,6 +235,13 @@ impl<F: Flow> Adoption<F> {
                 self.context.pulse.pods_were_read();
                 self.flow.ready();
             }
+            other => self.complain(other),
+        }
+    }
+
+    /// What a person should mend.
+    fn complain(&self, event: Event) {
+        match event {
             Event::BadAnnotation {
                 pod,
                 key,
@@ -239,6 +249,8 @@ impl<F: Flow> Adoption<F> {
                 accepted,
             } => {
                 tracing::warn!(pod = %pod, key, value, accepted, "annotation is not accepted");
+                let note = format!("{key} is {value:?}; accepted: {accepted}");
+                self.say(&pod, Reason::BadAnnotation, note);
             }
             Event::BadPod { pod, reason } => {
                 tracing::warn!(pod = %pod, reason, "pod cannot be used");
@@ -256,6 +268,13 @@ impl<F: Flow> Adoption<F> {
             }
             Event::WatchesLimited { reason } => tracing::warn!(reason, "slow change detection"),
             other => tracing::debug!(event = ?other, "event is not known here"),
+        }
+    }
+
+    fn say(&self, uid: &PodUid, reason: Reason, note: String) {
+        // A pod with a wrong label is no pod of ours, and its name is not known: the log has it.
+        if let Some(known) = self.pods.get(uid) {
+            self.context.notices.say(&known.pod, reason, note);
         }
     }
 

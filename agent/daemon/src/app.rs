@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use sqlrep_discover::{Claims, Discover, PodSource};
@@ -17,21 +16,17 @@ use crate::auth::{ApiJudge, Door};
 use crate::cli::complain;
 use crate::cluster::Cluster;
 use crate::config::{Auth, Config, Listen, PodsSource, TlsFiles};
+use crate::events::{self, Notices};
 use crate::gate::status::BOOT_ID_FILE;
 use crate::health::Pulse;
 use crate::listen::{self, UnixSocket};
+use crate::root::RootWatch;
 use crate::rpc::{Node, Services};
 use crate::shutdown::{self, Stop, Until};
 use crate::{http, rpc};
 
 /// Everything slow has threads of its own; what is left for tokio is little.
 const WORKERS: usize = 2;
-
-/// How often the replica root is looked at while it is usable.
-const ROOT_LOOK: Duration = Duration::from_secs(30);
-
-/// And while it is not: a share that is mounted late is noticed this soon.
-const ROOT_RETRY: Duration = Duration::from_secs(3);
 
 /// Runs `sqlrep-agent run` until it is told to stop.
 pub(crate) fn run(config: Config, until: Until) -> ExitCode {
@@ -102,6 +97,8 @@ impl App {
 
         let stop = CancellationToken::new();
         let (pulse, notes, claims) = (Pulse::new(), Notes::default(), Claims::new());
+        let root = RootWatch::new(fleet.clone(), cluster.clone(), pulse.clone());
+        let (notices, said) = Notices::new();
         let (discover, events) = Discover::start(
             discover_config(&config, source),
             claims.clone(),
@@ -117,13 +114,18 @@ impl App {
             watch: Box::new(move |pod| watch.watch_volumes(pod)),
             rescan: Box::new(move || rescan.rescan()),
             notes: notes.clone(),
+            notices: notices.clone(),
             pulse: pulse.clone(),
         };
         let adoption = Adoption::new(fleet.clone(), Arc::new(context), claims);
         let adoption = tokio::spawn(adoption.run(events, stop.clone()));
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch_root(fleet.clone(), pulse.clone(), stop.clone()));
+        tasks.spawn(root.run(stop.clone()));
+        let (board, seen) = (fleet.clone(), notes.clone());
+        tasks.spawn(events::watch_board(board, seen, notices, stop.clone()));
+        let server = cluster.map(|cluster| events::Server::new(cluster, &config.node_name));
+        tasks.spawn(events::publish(said, server, stop.clone()));
         let node = Node::new(fleet.clone(), Arc::clone(&config), notes, stop.clone());
         sockets.serve(&mut tasks, &Services::new(node, door), tls.as_ref(), &stop);
         if let Some(listener) = sockets.http.take() {
@@ -289,27 +291,6 @@ fn discover_config(config: &Config, source: PodSource) -> sqlrep_discover::Confi
         config.kubelet_root.clone(),
         config.node_name.clone(),
     )
-}
-
-/// Looks at the replica root now and then: a share that vanishes is shown, one that comes is used.
-async fn watch_root(fleet: Fleet, pulse: Pulse, stop: CancellationToken) -> anyhow::Result<()> {
-    let watch = async {
-        loop {
-            let pause = match fleet.check_root().await {
-                Ok(()) => {
-                    pulse.root_was_usable();
-                    ROOT_LOOK
-                }
-                // The fleet logs and shows it.
-                Err(_) => ROOT_RETRY,
-            };
-            tokio::time::sleep(pause).await;
-        }
-    };
-    tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        () = watch => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::core::PartialObjectMeta;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::api::PostParams;
+use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::{Api, Client};
 use sqlrep_discover::ApiServer;
 use tokio::time::{Instant, sleep, timeout};
@@ -16,6 +17,12 @@ use crate::config::Config;
 
 /// The namespace whose UID stands for the cluster: it is made with the cluster and never again.
 const UID_NAMESPACE: &str = "kube-system";
+
+/// The ConfigMap in the agent's own namespace that says which replica root is the cluster's.
+const ROOT_MAP: &str = "sqlrep-root";
+
+/// Its key.
+const ROOT_KEY: &str = "id";
 
 /// Where the node remembers the cluster, in the state directory.
 const UID_FILE: &str = "cluster-uid";
@@ -38,6 +45,8 @@ const RETRY: Duration = Duration::from_secs(2);
 pub(crate) struct Cluster {
     client: Client,
     uid: String,
+    /// The agent's own namespace; without one there is no place for what all agents must know.
+    namespace: Option<String>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -68,7 +77,12 @@ impl Cluster {
             .await
             .with_context(|| format!("--pods kube: API server {url}"))?;
         tracing::info!(server = url, cluster = uid, "cluster is known");
-        Ok(Self { client, uid })
+        let namespace = std::env::var("POD_NAMESPACE").ok();
+        Ok(Self {
+            client,
+            uid,
+            namespace: namespace.filter(|namespace| !namespace.is_empty()),
+        })
     }
 
     /// The UID of the cluster, which replicas carry.
@@ -81,9 +95,79 @@ impl Cluster {
         ApiJudge::new(self.client.clone())
     }
 
+    /// The way to the API server.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// The API server, for discovery.
     pub(crate) fn api_server(&self) -> ApiServer {
         ApiServer::new(self.client.clone())
+    }
+}
+
+impl Cluster {
+    /// Whether the cluster can remember the replica root.
+    pub(crate) fn remembers_roots(&self) -> bool {
+        self.namespace.is_some()
+    }
+
+    /// The id of the replica root, as the cluster remembers it.
+    pub(crate) async fn remembered_root(&self) -> anyhow::Result<Option<String>> {
+        let attempted = || {
+            format!(
+                "cannot get ConfigMap {ROOT_MAP} in {}",
+                self.own_namespace()
+            )
+        };
+        let found = timeout(REQUEST_TIMEOUT, self.config_maps().get_opt(ROOT_MAP))
+            .await
+            .map_err(|_| anyhow!("no answer within {REQUEST_TIMEOUT:?}"))
+            .with_context(attempted)?
+            .with_context(attempted)?;
+        let Some(map) = found else { return Ok(None) };
+        let id = map.data.and_then(|mut data| data.remove(ROOT_KEY));
+        id.map(Some)
+            .with_context(|| format!("ConfigMap {ROOT_MAP} has no key {ROOT_KEY}"))
+    }
+
+    /// Has the cluster remember the replica root. Of two nodes that do so at once one wins, and
+    /// both are right to ask again.
+    pub(crate) async fn remember_root(&self, id: &str) -> anyhow::Result<()> {
+        let map = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(ROOT_MAP.to_owned()),
+                namespace: self.namespace.clone(),
+                ..ObjectMeta::default()
+            },
+            data: Some([(ROOT_KEY.to_owned(), id.to_owned())].into()),
+            // Never changed: another root is another id, and a person decides that.
+            immutable: Some(true),
+            ..ConfigMap::default()
+        };
+        let attempted = || {
+            format!(
+                "cannot create ConfigMap {ROOT_MAP} in {}",
+                self.own_namespace()
+            )
+        };
+        let (maps, params) = (self.config_maps(), PostParams::default());
+        let created = timeout(REQUEST_TIMEOUT, maps.create(&params, &map))
+            .await
+            .map_err(|_| anyhow!("no answer within {REQUEST_TIMEOUT:?}"))
+            .with_context(attempted)?;
+        match created {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            created => created.map(drop).with_context(attempted),
+        }
+    }
+
+    fn config_maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), self.own_namespace())
+    }
+
+    fn own_namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or_default()
     }
 }
 

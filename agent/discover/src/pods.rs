@@ -29,6 +29,8 @@ pub struct PodRef {
     pub node: Option<String>,
     /// Its emptyDirs that hold databases: those that the policy selects, without the gate's.
     pub volumes: Vec<EmptyDir>,
+    /// What it may keep on the node's disk in all, in bytes, before the kubelet evicts it.
+    pub ephemeral_limit: Option<u64>,
     /// What its annotations ask for.
     pub policy: Policy,
     /// Where it stands in its life.
@@ -209,6 +211,7 @@ fn wanted(manifest: &Manifest, uid: PodUid, node: Option<String>, node_name: &st
         app,
         node,
         volumes: selected.filter_map(|volume| empty_dir(volume)).collect(),
+        ephemeral_limit: manifest.spec.ephemeral_limit(),
         phase: phase(manifest),
         gate,
         started: started(manifest),

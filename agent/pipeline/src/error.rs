@@ -245,6 +245,19 @@ pub enum PrepareError {
     /// The replica root is missing, not mounted or not ours.
     #[error("the replica root cannot be used")]
     Root(#[source] Box<StageError>),
+    /// What the replica holds would get the pod evicted, restored, and evicted again.
+    #[error(
+        "volume {volume} may hold {limit} bytes, and its replica restores to {needed}: raise the \
+         emptyDir's sizeLimit (and the ephemeral-storage limits of the pod's containers)"
+    )]
+    VolumeTooSmall {
+        /// The volume.
+        volume: String,
+        /// What the restore needs.
+        needed: u64,
+        /// What the volume may hold.
+        limit: u64,
+    },
     /// `sqlrep.io/restore: required`, and there is no replica.
     #[error("no replica of volume {volume} under {dir}, and the pod requires one")]
     NoReplica {
@@ -269,7 +282,7 @@ impl PrepareError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::WaitingForHandover { .. } | Self::Root(_) => true,
-            Self::NoReplica { .. } => false,
+            Self::NoReplica { .. } | Self::VolumeTooSmall { .. } => false,
             Self::Failed { source, .. } => {
                 matches!(source.class(), Class::Transient | Class::Root | Class::Full)
             }

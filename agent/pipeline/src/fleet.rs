@@ -18,7 +18,7 @@ use crate::error::{CommandError, StageError};
 use crate::handover::{Patience, PodLookup};
 use crate::lane::{Identity, Lane};
 use crate::remote::Remote;
-use crate::root::{RootHealth, RootWatch};
+use crate::root::{RootHealth, RootMemory, RootWatch};
 use crate::stage::capture::{Capture, timestamp_now};
 use crate::status::{Board, DatabaseStatus, State};
 use crate::{Key, Medium, PodIdentity, RestorePolicy, Settings, Volume, limits};
@@ -470,6 +470,11 @@ impl Fleet {
         self.context.root.health()
     }
 
+    /// From now on this is what the cluster remembers of the replica root.
+    pub fn remember_root(&self, memory: RootMemory) {
+        self.context.root.set_cluster(memory);
+    }
+
     /// Looks at the replica root now.
     pub async fn check_root(&self) -> Result<(), StageError> {
         let root = self.context.root.clone();
@@ -655,6 +660,7 @@ fn orphan(id: &DbId, pod_uid: &str, settings: Settings) -> Volume {
         dir: PathBuf::new(),
         medium: Medium::Disk,
         settings,
+        bytes_max: None,
         restore: RestorePolicy::Never,
         journal: crate::JournalPolicy::Keep,
     }

@@ -28,7 +28,7 @@ pub use requests::{
     BranchSummary, FileSummary, History, ReadProgress, ReplicaSummary, RestoreInfo, RestorePart,
     RestoreStream,
 };
-pub use root::RootHealth;
+pub use root::{RootHealth, RootMemory};
 pub use sqlrep_capture::demo;
 pub use sqlrep_format::{Crc64, Timestamp, Txid, TxidRange};
 pub use sqlrep_replica::{DbId, Ownership, Point, Verified};

@@ -64,6 +64,7 @@ impl Fleet {
                 dir: dir.join(&volume.name),
             });
         }
+        self.check_room(volume, &found).await?;
         let mut prepared = Prepared::default();
         for candidate in found {
             let id = candidate.id.clone();
@@ -85,6 +86,30 @@ impl Fleet {
             })
         };
         self.context.bulk.run(limits::LIST_TIMEOUT, job).await?
+    }
+
+    /// Refuses before the first byte: a volume that is too small gets its pod evicted, and the
+    /// next one would be filled and evicted again.
+    async fn check_room(&self, volume: &Volume, found: &[Candidate]) -> Result<(), PrepareError> {
+        let Some(limit) = volume.bytes_max else {
+            return Ok(());
+        };
+        let missing = found
+            .iter()
+            .filter(|candidate| !is_present(volume, candidate));
+        let missing: Vec<Candidate> = missing.cloned().collect();
+        let job = move || missing.iter().map(Candidate::bytes).sum::<u64>();
+        let needed = self.context.bulk.run(limits::LIST_TIMEOUT, job).await;
+        let needed = needed.map_err(|error| PrepareError::Root(Box::new(error.into())))?;
+        if needed > limit {
+            let volume = volume.name.clone();
+            return Err(PrepareError::VolumeTooSmall {
+                volume,
+                needed,
+                limit,
+            });
+        }
+        Ok(())
     }
 
     async fn prepare_one(
@@ -243,6 +268,7 @@ fn hint(error: &PrepareError, id: &DbId) -> String {
         PrepareError::NoReplica { .. } => {
             "remove sqlrep.io/restore: required for the first start".to_owned()
         }
+        PrepareError::VolumeTooSmall { .. } => "raise the volume's sizeLimit".to_owned(),
     }
 }
 

@@ -19,12 +19,27 @@ pub struct RootHealth {
     pub problem: Option<String>,
 }
 
+/// What the cluster remembers of the root's id. It is the truth where there is one: a node that
+/// never saw the root knows by it a share that is not mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootMemory {
+    /// There is no cluster: the node's own memory is all there is.
+    Node,
+    /// It does not say, and why.
+    Unknown(String),
+    /// It remembers none.
+    Nobody,
+    /// It remembers this one.
+    Id(RootId),
+}
+
 /// Checks the root; clones share what was seen.
 #[derive(Clone, Debug)]
 pub(crate) struct RootWatch {
     path: PathBuf,
     spool: Arc<Spool>,
     seen: Arc<Mutex<RootHealth>>,
+    cluster: Arc<Mutex<RootMemory>>,
 }
 
 impl RootWatch {
@@ -37,7 +52,13 @@ impl RootWatch {
             path,
             spool,
             seen: Arc::new(Mutex::new(seen)),
+            cluster: Arc::new(Mutex::new(RootMemory::Node)),
         }
+    }
+
+    /// From now on this is what the cluster remembers.
+    pub(crate) fn set_cluster(&self, memory: RootMemory) {
+        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = memory;
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -56,12 +77,14 @@ impl RootWatch {
     ///
     /// An empty root that nobody remembers is initialised; every other disagreement is an error.
     pub(crate) fn check(&self) -> Result<RootId, RootError> {
-        let remembered = self.remembered();
-        let checked = root::check(&self.path, remembered.as_ref());
+        let node = self.remembered();
+        let checked = self
+            .expected(node)
+            .and_then(|expected| root::check(&self.path, expected.as_ref()));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match &checked {
             Ok(id) => {
-                if remembered.is_none() {
+                if node != Some(*id) {
                     self.remember(id);
                 }
                 *seen = RootHealth {
@@ -78,6 +101,20 @@ impl RootWatch {
             }
         }
         checked
+    }
+
+    /// Which id the root must have; `None` where it may be any, or a new one.
+    fn expected(&self, node: Option<RootId>) -> Result<Option<RootId>, RootError> {
+        let cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*cluster, node) {
+            (RootMemory::Id(id), _) => Ok(Some(*id)),
+            (RootMemory::Node | RootMemory::Nobody, node) => Ok(node),
+            (RootMemory::Unknown(_), Some(id)) => Ok(Some(id)),
+            (RootMemory::Unknown(reason), None) => Err(RootError::Unconfirmed {
+                path: self.path.clone(),
+                reason: reason.clone(),
+            }),
+        }
     }
 
     /// The id in the state directory. One that cannot be read is not the same as none: the root is

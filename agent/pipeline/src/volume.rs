@@ -71,6 +71,8 @@ pub struct Volume {
     pub medium: Medium,
     /// The pace.
     pub settings: Settings,
+    /// What may lie in it before the kubelet evicts its pod.
+    pub bytes_max: Option<u64>,
     /// Restore policy.
     pub restore: RestorePolicy,
     /// Journal policy.

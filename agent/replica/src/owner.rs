@@ -238,6 +238,11 @@ fn is_claim(store: &dyn Store, txid: Txid, page1: &[u8]) -> Result<bool, StoreEr
 
 /// The writer of the file that ends at a TXID; the lowest level knows best.
 pub fn writer_of(store: &dyn Store, listing: &Listing, txid: Txid) -> Result<u64, StoreError> {
+    header_at(store, listing, txid).map(|header| header.node_id)
+}
+
+/// The header of a file that ends at a TXID.
+pub fn header_at(store: &dyn Store, listing: &Listing, txid: Txid) -> Result<Header, StoreError> {
     let mut missing = StoreError::io("find a file that ends at the head in", store.dir())(
         io::ErrorKind::NotFound.into(),
     );
@@ -247,7 +252,7 @@ pub fn writer_of(store: &dyn Store, listing: &Listing, txid: Txid) -> Result<u64
         .filter(|file| file.range.max() == txid)
     {
         match Input::open(store, file, KEEP) {
-            Ok(input) => return Ok(input.header.node_id),
+            Ok(input) => return Ok(input.header),
             Err(error) if error.is_missing() => missing = error,
             Err(error) => return Err(error),
         }

@@ -135,6 +135,17 @@ pub enum RootError {
         /// The id that is there.
         found: RootId,
     },
+    /// Whether it is ours cannot be known now.
+    #[error(
+        "replica root {} is not used yet: this node has not seen it before, and the cluster does \
+         not say which one it is ({reason})", path.display()
+    )]
+    Unconfirmed {
+        /// The root.
+        path: PathBuf,
+        /// Why the cluster does not say.
+        reason: String,
+    },
     /// The marker makes no sense.
     #[error("the marker {} cannot be read: {reason}; restore it from another copy of the root", path.display())]
     Marker {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlrep_discover::PodRef;
-use sqlrep_pipeline::{PrepareError, RestoredDatabase as Restored, Volume};
+use sqlrep_pipeline::{Class, PrepareError, RestoredDatabase as Restored, Volume};
 use tokio_util::sync::CancellationToken;
 
 use super::flow::Flow;
 use super::signal::GatePlace;
 use super::{Context, volume};
+use crate::events::Reason;
 use crate::gate::status::{Phase, RestoredDatabase, Status, VERSION};
 
 /// First pause after a failure; it doubles.
@@ -39,6 +40,7 @@ pub(super) struct Preparation<F> {
 #[derive(Debug)]
 struct Obstacle {
     phase: Phase,
+    reason: Reason,
     message: String,
 }
 
@@ -49,8 +51,17 @@ impl From<PrepareError> for Obstacle {
             other if other.is_transient() => Phase::Restoring,
             _ => Phase::Failed,
         };
+        let reason = match &error {
+            PrepareError::WaitingForHandover { .. } => Reason::WaitingForHandover,
+            PrepareError::VolumeTooSmall { .. } => Reason::VolumeTooSmall,
+            PrepareError::Failed { source, .. } if source.class() == Class::Refused => {
+                Reason::ReplicaConflict
+            }
+            _ => Reason::RestoreFailed,
+        };
         Self {
             phase,
+            reason,
             message: error.text(),
         }
     }
@@ -70,6 +81,7 @@ impl<F: Flow> Preparation<F> {
         let mut told = None;
         if let Some(obstacle) = self.unsupported().or_else(|| self.uncertain()) {
             tracing::warn!(pod = %self.pod.name, ns = %self.pod.namespace, err = %obstacle.message, "the pod stays shut");
+            self.say(obstacle.reason, &obstacle.message);
             // Only a change of the pod mends this, and a change begins a new preparation.
             self.tell(&mut told, Phase::Failed, &obstacle.message, &[])
                 .await;
@@ -100,6 +112,7 @@ impl<F: Flow> Preparation<F> {
         let target = self.pod.policy.target_volume.as_ref()?;
         Some(Obstacle {
             phase: Phase::Failed,
+            reason: Reason::RestoreFailed,
             message: format!(
                 "annotation sqlrep.io/target-volume ({target}) is not available in this build \
                  yet; take it away to replicate to the agent's root"
@@ -117,6 +130,7 @@ impl<F: Flow> Preparation<F> {
             .find(|bad| bad.leaves_restore_uncertain())?;
         (self.may_restore() && !self.pod.started).then(|| Obstacle {
             phase: Phase::Failed,
+            reason: Reason::BadAnnotation,
             message: format!(
                 "annotation {} is {:?}; accepted: {}; correct it on the pod",
                 bad.key, bad.value, bad.accepted
@@ -138,7 +152,12 @@ impl<F: Flow> Preparation<F> {
             let mut left = Vec::new();
             for volume in open {
                 match self.flow.prepare(volume).await {
-                    Ok(prepared) => restored.extend(prepared.restored),
+                    Ok(prepared) => {
+                        for one in &prepared.restored {
+                            self.say_restored(one);
+                        }
+                        restored.extend(prepared.restored);
+                    }
                     Err(error) => {
                         let found = Obstacle::from(error);
                         // Of several, the one that a person must act on is told.
@@ -150,7 +169,13 @@ impl<F: Flow> Preparation<F> {
                 }
             }
             open = left;
-            if let Some(Obstacle { phase, message }) = obstacle {
+            if let Some(Obstacle {
+                phase,
+                reason,
+                message,
+            }) = obstacle
+            {
+                self.say(reason, &message);
                 self.tell(told, phase, &message, &restored).await;
                 tokio::time::sleep(pause).await;
                 let most = if phase == Phase::Failed {
@@ -162,6 +187,19 @@ impl<F: Flow> Preparation<F> {
             }
         }
         restored
+    }
+
+    /// On the pod, where a person looks; the same again is counted, not repeated.
+    fn say(&self, reason: Reason, note: &str) {
+        self.context.notices.say(&self.pod, reason, note);
+    }
+
+    fn say_restored(&self, one: &Restored) {
+        let Restored {
+            id, txid, bytes, ..
+        } = one;
+        let note = format!("restored {id} as of TXID {txid} ({bytes} bytes)");
+        self.say(Reason::Restored, &note);
     }
 
     /// Tells the gate, if the pod has one, and does not return before it is told.

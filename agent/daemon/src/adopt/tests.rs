@@ -131,6 +131,7 @@ impl Stage {
             watch: Box::new(move |pod| watching.call(format!("watch {pod}"))),
             rescan: Box::new(move || scanning.call("rescan".to_owned())),
             notes: Notes::default(),
+            notices: Notices::new().0,
             pulse: Pulse::new(),
         };
         let (events, queue) = mpsc::channel(16);
@@ -209,6 +210,7 @@ fn pod() -> PodRef {
         namespace_uid: None,
         app: "surmai".to_owned(),
         node: None,
+        ephemeral_limit: None,
         volumes: vec![EmptyDir {
             name: "data".to_owned(),
             medium: Found_::Disk,

@@ -34,6 +34,7 @@ pub(crate) fn volume(
                 .unwrap_or(defaults.snapshot_interval),
             retention: policy.retention.unwrap_or(defaults.retention),
         },
+        bytes_max: bytes_max(pod, dir),
         restore: match policy.restore {
             Restore::Auto => RestorePolicy::Auto,
             Restore::Never => RestorePolicy::Never,
@@ -44,6 +45,13 @@ pub(crate) fn volume(
             Journal::Wal => JournalPolicy::Wal,
         },
     }
+}
+
+/// What may lie in the volume before the kubelet evicts the pod. Memory does not count as the
+/// node's disk.
+fn bytes_max(pod: &PodRef, dir: &EmptyDir) -> Option<u64> {
+    let disk = pod.ephemeral_limit.filter(|_| dir.medium == Found::Disk);
+    [dir.size_limit, disk].into_iter().flatten().min()
 }
 
 /// Whether a live database has a WAL file now. Only its name is looked at (L3).

@@ -1,6 +1,7 @@
 //! Whole agents on temporary directories: what stops them, and what does not.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -149,6 +149,7 @@ impl Served {
             dir: self.dir.path().join("volume"),
             medium: Medium::Disk,
             settings: settings(),
+            bytes_max: None,
             restore: RestorePolicy::Auto,
             journal: JournalPolicy::Keep,
         }

@@ -95,6 +95,47 @@ pub(crate) struct Spec {
     pub(crate) node_name: Option<String>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) volumes: Vec<Volume>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) init_containers: Vec<Container>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) containers: Vec<Container>,
+}
+
+/// One of its containers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Container {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) resources: Resources,
+}
+
+/// What a container may use.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Resources {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) limits: BTreeMap<String, Quantity>,
+}
+
+impl Container {
+    fn ephemeral_limit(&self) -> Option<u64> {
+        self.resources.limits.get("ephemeral-storage")?.bytes()
+    }
+}
+
+impl Spec {
+    /// What the pod may keep on the node's disk in all: the kubelet adds up the limits of its
+    /// containers, and an init container's own limit holds when it is larger.
+    pub(crate) fn ephemeral_limit(&self) -> Option<u64> {
+        let init = self.init_containers.iter();
+        let init = init.filter_map(Container::ephemeral_limit).max();
+        let all = self
+            .containers
+            .iter()
+            .filter_map(Container::ephemeral_limit);
+        let sum = all.reduce(u64::saturating_add);
+        init.max(sum)
+    }
 }
 
 /// One of its `spec.volumes`.

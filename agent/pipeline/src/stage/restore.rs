@@ -39,6 +39,20 @@ pub(crate) struct Candidate {
     pub(crate) store: Remote,
 }
 
+impl Candidate {
+    /// How large the database is that it restores to, from the newest file's header; nothing where
+    /// that cannot be read, for the restore then says why.
+    pub(crate) fn bytes(&self) -> u64 {
+        let header = self.store.list().ok().and_then(|listing| {
+            let head = listing.head()?;
+            owner::header_at(&self.store, &listing, head).ok()
+        });
+        header.map_or(0, |header| {
+            u64::from(header.commit.get()) * header.page_size.bytes() as u64
+        })
+    }
+}
+
 /// What was put back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoredDatabase {

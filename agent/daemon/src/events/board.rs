@@ -1,0 +1,191 @@
+//! What the list of databases has to say about pods: looked at when it changes, told once for each
+//! change.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use sqlrep_pipeline::{DatabaseStatus, Fleet, State};
+use tokio_util::sync::CancellationToken;
+
+use super::{Notice, Notices, PodName, Reason};
+use crate::adopt::Notes;
+
+/// The rest between two looks: a busy list changes with every file that is shipped.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// Lag grows without a change of the list.
+const LOOK_AT_LAG: Duration = Duration::from_secs(15);
+/// Commits that wait longer than this are worth an event.
+const LAG_TOLD: Duration = Duration::from_mins(1);
+/// Once told, the lag must be this small before it is told again.
+const LAG_OVER: Duration = Duration::from_secs(10);
+
+/// Tells what changes, until told to stop.
+pub(crate) async fn watch_board(
+    fleet: Fleet,
+    notes: Notes,
+    notices: Notices,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut changes = fleet.changes();
+    let mut seen = Seen::default();
+    let watch = async {
+        loop {
+            // The list lives as long as the fleet that we hold: it changes, or the time is over.
+            drop(tokio::time::timeout(LOOK_AT_LAG, changes.changed()).await);
+            let is_ungated = |uid: &str| notes.is_ungated(uid);
+            for notice in seen.look(&fleet.list(), is_ungated, SystemTime::now()) {
+                notices.say(notice.pod, notice.reason, notice.note);
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = watch => {}
+    }
+    Ok(())
+}
+
+/// What was last seen of each database.
+#[derive(Debug, Default)]
+struct Seen(BTreeMap<(String, String), Row>);
+
+#[derive(Clone, Debug)]
+struct Row {
+    state: State,
+    lags: bool,
+}
+
+impl Seen {
+    /// What is to be said about the list as it is now.
+    fn look(
+        &mut self,
+        rows: &[DatabaseStatus],
+        is_ungated: impl Fn(&str) -> bool,
+        now: SystemTime,
+    ) -> Vec<Notice> {
+        let before = std::mem::take(&mut self.0);
+        let mut notices = Vec::new();
+        for row in rows {
+            let key = (row.pod_uid.clone(), row.id.to_string());
+            let old = before.get(&key);
+            let told = old.is_some_and(|old| old.lags);
+            let lag = row.lag(now);
+            let lags = lag >= if told { LAG_OVER } else { LAG_TOLD };
+            if let Some(reason) = news(row, old.map(|old| old.state), is_ungated(&row.pod_uid)) {
+                notices.push(notice(row, reason, words(row)));
+            }
+            if lags && !told {
+                let why = row.last_error.as_ref().or(row.reason.as_ref());
+                let why = why.map_or_else(String::new, |why| format!(": {why}"));
+                let note = format!(
+                    "commits of {} wait to be replicated for over a minute{why}",
+                    row.id
+                );
+                notices.push(notice(row, Reason::Lagging, note));
+            }
+            let state = row.state;
+            self.0.insert(key, Row { state, lags });
+        }
+        notices
+    }
+}
+
+/// What a change of state means to a person.
+fn news(row: &DatabaseStatus, before: Option<State>, ungated: bool) -> Option<Reason> {
+    if before == Some(row.state) {
+        return None;
+    }
+    match row.state {
+        State::Restoring => Some(Reason::RestoreStarted),
+        State::Unsupported => Some(Reason::Unsupported),
+        State::Fenced => Some(match before {
+            Some(State::Following | State::Snapshotting) => Reason::Fenced,
+            _ if ungated => Reason::UngatedStart,
+            _ => Reason::ReplicaConflict,
+        }),
+        State::Found
+        | State::Snapshotting
+        | State::Following
+        | State::Draining
+        | State::Gone
+        | State::Stalled => None,
+    }
+}
+
+fn notice(row: &DatabaseStatus, reason: Reason, note: String) -> Notice {
+    let pod = PodName {
+        namespace: row.id.namespace().to_owned(),
+        name: row.pod.clone(),
+        uid: row.pod_uid.clone(),
+    };
+    Notice { pod, reason, note }
+}
+
+fn words(row: &DatabaseStatus) -> String {
+    let parts = [row.reason.as_deref(), row.hint.as_deref()];
+    let parts: Vec<&str> = parts.into_iter().flatten().collect();
+    if parts.is_empty() {
+        return format!("{}: {}", row.id, row.state);
+    }
+    format!("{}: {}", row.id, parts.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sqlrep_pipeline::DbId;
+
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn row(state: State) -> DatabaseStatus {
+        let id = DbId::new("media", "surmai", "data", Path::new("x.db")).unwrap();
+        let mut row = DatabaseStatus::new(id, "surmai-1", "u");
+        row.state = state;
+        row
+    }
+
+    fn reasons(seen: &mut Seen, row: DatabaseStatus, ungated: bool) -> Vec<Reason> {
+        let notices = seen.look(&[row], |_| ungated, NOW);
+        notices.iter().map(|notice| notice.reason).collect()
+    }
+
+    #[test]
+    fn a_state_is_told_once_and_by_what_came_before_it() {
+        let mut seen = Seen::default();
+        assert_eq!(reasons(&mut seen, row(State::Following), false), []);
+        assert_eq!(
+            reasons(&mut seen, row(State::Fenced), false),
+            [Reason::Fenced]
+        );
+        assert_eq!(reasons(&mut seen, row(State::Fenced), false), []);
+        for (ungated, reason) in [
+            (true, Reason::UngatedStart),
+            (false, Reason::ReplicaConflict),
+        ] {
+            let mut seen = Seen::default();
+            assert_eq!(reasons(&mut seen, row(State::Found), ungated), []);
+            assert_eq!(reasons(&mut seen, row(State::Fenced), ungated), [reason]);
+        }
+    }
+
+    #[test]
+    fn lag_is_told_once_until_it_was_over() {
+        let mut seen = Seen::default();
+        let behind = |seconds| {
+            let mut row = row(State::Following);
+            row.behind_since = Some(NOW - Duration::from_secs(seconds));
+            row
+        };
+        assert_eq!(reasons(&mut seen, behind(59), false), []);
+        assert_eq!(reasons(&mut seen, behind(60), false), [Reason::Lagging]);
+        assert_eq!(reasons(&mut seen, behind(600), false), []);
+        assert_eq!(reasons(&mut seen, behind(30), false), []);
+        assert_eq!(reasons(&mut seen, behind(70), false), []);
+        assert_eq!(reasons(&mut seen, behind(1), false), []);
+        assert_eq!(reasons(&mut seen, behind(61), false), [Reason::Lagging]);
+    }
+}
