@@ -12,6 +12,7 @@ mod harness;
 mod history;
 mod killed;
 mod kube;
+mod life;
 mod locks;
 mod memory;
 mod outage;

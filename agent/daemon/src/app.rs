@@ -81,14 +81,7 @@ impl App {
         let config = Arc::new(config);
         let boot_id = boot_id()?;
         let tls = config.tls.as_ref().map(read_tls).transpose()?;
-        let (cluster, source) = match &config.pods {
-            PodsSource::Dir(path) => (None, PodSource::Dir(path.clone())),
-            PodsSource::Kube => {
-                let cluster = Cluster::connect(&config).await?;
-                let source = PodSource::Kube(cluster.api_server());
-                (Some(cluster), source)
-            }
-        };
+        let (cluster, source) = pod_source(&config).await?;
         let fleet = Fleet::start(fleet_config(&config, cluster.as_ref())).with_context(|| {
             format!("--state-dir {}: cannot be used", config.state_dir.display())
         })?;
@@ -241,6 +234,18 @@ fn read_tls(files: &TlsFiles) -> anyhow::Result<Tls> {
     })
 }
 
+/// Where pods come from, and the cluster where there is one.
+async fn pod_source(config: &Config) -> anyhow::Result<(Option<Cluster>, PodSource)> {
+    match &config.pods {
+        PodsSource::Dir(path) => Ok((None, PodSource::Dir(path.clone()))),
+        PodsSource::Kube => {
+            let cluster = Cluster::connect(config).await?;
+            let source = PodSource::Kube(cluster.api_server());
+            Ok((Some(cluster), source))
+        }
+    }
+}
+
 /// Who is asked what a caller may do.
 async fn door(config: &Config, cluster: Option<&Cluster>) -> anyhow::Result<Door> {
     match (config.auth, cluster) {
@@ -281,7 +286,10 @@ fn fleet_config(config: &Config, cluster: Option<&Cluster>) -> FleetConfig {
         drain_timeout: config.drain_timeout,
         replica_owner: config.replica_owner.map(|(uid, gid)| Identity { uid, gid }),
         cluster_uid: cluster.map(|cluster| cluster.uid().to_owned()),
-        lookup: Arc::new(NoLookup),
+        lookup: match cluster {
+            Some(cluster) => Arc::new(cluster.clone()),
+            None => Arc::new(NoLookup),
+        },
     }
 }
 

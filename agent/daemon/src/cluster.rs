@@ -1,6 +1,8 @@
 //! The cluster that the agent runs in: the way to its API server, and what makes it this cluster
 //! and no other. The only other rooms of Kubernetes types here are named in `agent/README.md`.
 
+mod life;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -114,6 +114,7 @@ impl Root {
             dir,
             medium: Medium::Disk,
             settings,
+            bytes_max: None,
             restore: RestorePolicy::Auto,
             journal: JournalPolicy::Keep,
         };
