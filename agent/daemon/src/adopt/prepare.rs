@@ -3,11 +3,13 @@
 //! One task per pod, which ends when the pod is ready or goes away. Nothing here gives up: what a
 //! person must mend is told to the gate (`failed`) and tried again now and then.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlrep_discover::PodRef;
 use sqlrep_pipeline::{Class, PrepareError, RestoredDatabase as Restored, Volume};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::flow::Flow;
@@ -21,6 +23,10 @@ const RETRY_MIN: Duration = Duration::from_millis(250);
 
 /// Longest pause while waiting helps by itself: a handover is noticed at most this late.
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// For as long a gate's volume that is not there is no news: the kubelet makes it after it has
+/// mounted the others of the pod.
+const GATE_LATE: Duration = Duration::from_secs(20);
 
 /// Longest pause where somebody has to act first.
 const RETRY_FAILED_MAX: Duration = Duration::from_secs(30);
@@ -239,18 +245,24 @@ impl<F: Flow> Preparation<F> {
             kubelet_root: self.context.kubelet_root.clone(),
             volume: volume::below_root(&self.pod.uid, gate),
         };
-        let mut pause = RETRY_MIN;
+        let begun = Instant::now();
+        let (mut pause, mut warned) = (RETRY_MIN, false);
         while let Err(error) = self
             .context
             .signals
             .write(&place, status.clone(), &self.alive)
             .await
         {
-            if pause == RETRY_MIN {
+            let late = error.kind() != io::ErrorKind::NotFound || begun.elapsed() >= GATE_LATE;
+            if late && !warned {
+                warned = true;
                 tracing::warn!(pod = %self.pod.name, err = %error, "cannot tell the gate; tried again");
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
+            // The volume comes soon, and an app waits for it: no pause grows before it is late.
+            if late {
+                pause = (pause * 2).min(RETRY_MAX);
+            }
         }
     }
 
