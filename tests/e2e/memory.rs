@@ -105,6 +105,45 @@ fn a_memory_volume_is_let_go_of_and_nothing_is_lost() {
 }
 
 #[test]
+fn nothing_is_put_where_memory_is_yet_to_be_mounted() {
+    if !rustix::process::geteuid().is_root() {
+        say("memory-late: only root may mount a tmpfs; nothing was proven");
+        return;
+    }
+    scenario("memory-late", binaries(), |world| {
+        let agent = world.agent()?;
+        let workload = Workload::new(world.seed);
+        let options = PodOptions {
+            memory: true,
+            ..PodOptions::app("app")
+        };
+        let first = Pod::prepare(world, options.clone())?;
+        let least = goes(world, first, &workload, 0)?;
+        // the kubelet makes the directory, and takes its time to mount
+        let pod = Pod::start(world, options)?;
+        poll("the gate says what it waits for", PATIENCE, || {
+            let status = pod.status()?.unwrap_or_default();
+            let said = status["message"].as_str().unwrap_or_default();
+            Ok(said.contains("not mounted yet").then_some(()))
+        })?;
+        ensure!(names(&pod.volume("data"))?.is_empty(), "restored too early");
+        let _tmpfs = Tmpfs::mount(&pod.volume("data"))?;
+        pod.wait_ready()?;
+        let scene = Scene::of(world, pod);
+        let have = workload.check(&scene.db)?[0];
+        ensure!(
+            (least..=least + 1).contains(&have),
+            "it starts with {have} commits; {least} were acknowledged"
+        );
+        agent.ctl().wait_following(&scene.reference)?;
+        let writer = workload.start(world, &scene.db, 0)?;
+        writer.wait_commits(20)?;
+        writer.quit()?;
+        scene.prove_equal(world, &agent)
+    });
+}
+
+#[test]
 fn after_a_reboot_a_memory_volume_is_restored_into_the_same_pod() {
     if !rustix::process::geteuid().is_root() {
         say("reboot: only root may mount a tmpfs; nothing was proven");

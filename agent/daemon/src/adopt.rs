@@ -225,10 +225,7 @@ impl<F: Flow> Adoption<F> {
                 self.unsettled.remove(&place);
                 self.flow.vanished(pod.as_str(), &volume, &path);
             }
-            Event::VolumeGone { pod, volume } => {
-                tracing::debug!(pod = %pod, volume, "volume is gone");
-                self.release(pod);
-            }
+            Event::VolumeGone { pod, volume } => self.volume_gone(pod, &volume),
             Event::Touched { pod, volume, path } => self.touched(&pod, &volume, &path),
             Event::Overflow => self.flow.touch_all(),
             Event::Ready => {
@@ -338,6 +335,7 @@ impl<F: Flow> Adoption<F> {
         let Some(pod) = self.pods.get_mut(uid) else {
             return;
         };
+        tracing::info!(pod = %pod.pod.name, ns = %pod.pod.namespace, "pod terminates");
         pod.ending = true;
         pod.alive.cancel();
         self.flow.ending(uid.as_str());
@@ -370,12 +368,29 @@ impl<F: Flow> Adoption<F> {
             Ok(TaskEnd::Lingered(uid)) => self.release(uid),
             Ok(TaskEnd::Released(uid)) => {
                 self.releasing.remove(&uid);
+                if self.pods.get(&uid).is_some_and(|pod| !pod.ending) {
+                    // What comes into its volumes now is followed again.
+                    self.flow.register(uid.as_str());
+                }
                 if self.held.free_pod(uid.as_str()) > 0 {
                     // A file that got the number of a claimed inode has not been looked into.
                     (self.context.rescan)();
                 }
             }
             Err(error) => tracing::error!(err = %error, "a task of a pod panicked: a bug"),
+        }
+    }
+
+    /// A volume is gone, or another one is in its place. The kubelet mounts memory over a directory
+    /// that was seen already: a pod that lives and has nothing there has nothing to drain.
+    fn volume_gone(&mut self, uid: PodUid, volume: &str) {
+        let lives = self.pods.get(&uid).is_some_and(|pod| !pod.ending);
+        let mut held = self.held.of_pod(uid.as_str());
+        let empty = !held.any(|(place, _)| place.volume == volume);
+        drop(held);
+        tracing::debug!(pod = %uid, volume, lives, empty, "volume is gone");
+        if !(lives && empty) {
+            self.release(uid);
         }
     }
 

@@ -245,6 +245,15 @@ pub enum PrepareError {
     /// The replica root is missing, not mounted or not ours.
     #[error("the replica root cannot be used")]
     Root(#[source] Box<StageError>),
+    /// The kubelet makes the directory of a volume in memory first and mounts it later: what is put
+    /// into the directory before that is not what the app finds.
+    #[error("volume {volume} (medium Memory) is not mounted yet: {dir} lies on the node's disk")]
+    NotMounted {
+        /// The volume.
+        volume: String,
+        /// Its directory.
+        dir: PathBuf,
+    },
     /// What the replica holds would get the pod evicted, restored, and evicted again.
     #[error(
         "volume {volume} may hold {limit} bytes, and its replica restores to {needed}: raise the \
@@ -281,7 +290,7 @@ impl PrepareError {
     /// Whether waiting helps: the caller tries again by itself.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::WaitingForHandover { .. } | Self::Root(_) => true,
+            Self::WaitingForHandover { .. } | Self::Root(_) | Self::NotMounted { .. } => true,
             Self::NoReplica { .. } | Self::VolumeTooSmall { .. } => false,
             Self::Failed { source, .. } => {
                 matches!(source.class(), Class::Transient | Class::Root | Class::Full)

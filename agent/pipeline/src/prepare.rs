@@ -1,5 +1,7 @@
 //! Restore before start: everything that must be true before a volume's app may run.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use sqlrep_format::Txid;
@@ -14,7 +16,7 @@ use crate::stage::capture::timestamp_now;
 use crate::stage::restore::{Candidate, Claimant, RestoredDatabase, candidates, restore_and_claim};
 use crate::stage::settle::check_identity;
 use crate::stage::ship::{End, Target};
-use crate::{Key, PodIdentity, RestorePolicy, State, Volume, limits};
+use crate::{Key, Medium, PodIdentity, RestorePolicy, State, Volume, limits};
 
 /// What was found and done for a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +34,12 @@ impl Fleet {
     /// must wait meanwhile (G3).
     pub async fn prepare(&self, volume: &Volume) -> Result<Prepared, PrepareError> {
         self.wait_ready().await;
+        if !is_mounted(volume) {
+            return Err(PrepareError::NotMounted {
+                volume: volume.name.clone(),
+                dir: volume.dir.clone(),
+            });
+        }
         if volume.restore == RestorePolicy::Never {
             return Ok(Prepared::default());
         }
@@ -247,6 +255,13 @@ impl Fleet {
 }
 
 /// Whether the file is there; its name is only looked at, never followed (L3, L13).
+/// Whether what is put into a volume is what its app will find there.
+fn is_mounted(volume: &Volume) -> bool {
+    let device = |dir: &Path| dir.symlink_metadata().ok().map(|meta| meta.dev());
+    let above = volume.dir.parent().and_then(device);
+    volume.medium == Medium::Disk || device(&volume.dir).is_some_and(|dev| Some(dev) != above)
+}
+
 fn is_present(volume: &Volume, candidate: &Candidate) -> bool {
     volume
         .dir
@@ -269,6 +284,7 @@ fn hint(error: &PrepareError, id: &DbId) -> String {
             "remove sqlrep.io/restore: required for the first start".to_owned()
         }
         PrepareError::VolumeTooSmall { .. } => "raise the volume's sizeLimit".to_owned(),
+        PrepareError::NotMounted { .. } => "the kubelet mounts it in a moment".to_owned(),
     }
 }
 

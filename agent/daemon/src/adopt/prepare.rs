@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlrep_discover::PodRef;
-use sqlrep_pipeline::{Class, PrepareError, RestoredDatabase as Restored, Volume};
+use sqlrep_pipeline::{Class, Medium, PrepareError, RestoredDatabase as Restored, Volume};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +46,8 @@ pub(super) struct Preparation<F> {
 #[derive(Debug)]
 struct Obstacle {
     phase: Phase,
-    reason: Reason,
+    /// What is said on the pod; nothing where it passes in a moment.
+    reason: Option<Reason>,
     message: String,
 }
 
@@ -58,12 +59,13 @@ impl From<PrepareError> for Obstacle {
             _ => Phase::Failed,
         };
         let reason = match &error {
-            PrepareError::WaitingForHandover { .. } => Reason::WaitingForHandover,
-            PrepareError::VolumeTooSmall { .. } => Reason::VolumeTooSmall,
+            PrepareError::NotMounted { .. } => None,
+            PrepareError::WaitingForHandover { .. } => Some(Reason::WaitingForHandover),
+            PrepareError::VolumeTooSmall { .. } => Some(Reason::VolumeTooSmall),
             PrepareError::Failed { source, .. } if source.class() == Class::Refused => {
-                Reason::ReplicaConflict
+                Some(Reason::ReplicaConflict)
             }
-            _ => Reason::RestoreFailed,
+            _ => Some(Reason::RestoreFailed),
         };
         Self {
             phase,
@@ -87,7 +89,9 @@ impl<F: Flow> Preparation<F> {
         let mut told = None;
         if let Some(obstacle) = self.unsupported().or_else(|| self.uncertain()) {
             tracing::warn!(pod = %self.pod.name, ns = %self.pod.namespace, err = %obstacle.message, "the pod stays shut");
-            self.say(obstacle.reason, &obstacle.message);
+            if let Some(reason) = obstacle.reason {
+                self.say(reason, &obstacle.message);
+            }
             // Only a change of the pod mends this, and a change begins a new preparation.
             self.tell(&mut told, Phase::Failed, &obstacle.message, &[])
                 .await;
@@ -102,6 +106,14 @@ impl<F: Flow> Preparation<F> {
         } else {
             Vec::new()
         };
+        if self
+            .volumes
+            .iter()
+            .any(|volume| volume.medium == Medium::Memory)
+        {
+            // Scans may have begun in the directory over which the memory was mounted since.
+            (self.context.rescan)();
+        }
         self.tell(&mut told, Phase::Ready, "", &restored).await;
         tracing::info!(
             pod = %self.pod.name, ns = %self.pod.namespace, restored = restored.len(), "pod is ready"
@@ -118,7 +130,7 @@ impl<F: Flow> Preparation<F> {
         let target = self.pod.policy.target_volume.as_ref()?;
         Some(Obstacle {
             phase: Phase::Failed,
-            reason: Reason::RestoreFailed,
+            reason: Some(Reason::RestoreFailed),
             message: format!(
                 "annotation sqlrep.io/target-volume ({target}) is not available in this build \
                  yet; take it away to replicate to the agent's root"
@@ -136,7 +148,7 @@ impl<F: Flow> Preparation<F> {
             .find(|bad| bad.leaves_restore_uncertain())?;
         (self.may_restore() && !self.pod.started).then(|| Obstacle {
             phase: Phase::Failed,
-            reason: Reason::BadAnnotation,
+            reason: Some(Reason::BadAnnotation),
             message: format!(
                 "annotation {} is {:?}; accepted: {}; correct it on the pod",
                 bad.key, bad.value, bad.accepted
@@ -181,7 +193,9 @@ impl<F: Flow> Preparation<F> {
                 message,
             }) = obstacle
             {
-                self.say(reason, &message);
+                if let Some(reason) = reason {
+                    self.say(reason, &message);
+                }
                 self.tell(told, phase, &message, &restored).await;
                 tokio::time::sleep(pause).await;
                 let most = if phase == Phase::Failed {

@@ -359,6 +359,28 @@ async fn an_inode_is_claimed_before_adoption_and_freed_when_the_pod_has_let_go()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_living_pod_with_nothing_in_a_volume_is_not_released_for_it() {
+    let stage = Stage::new();
+    let gone = |volume: &str| Event::VolumeGone {
+        pod: uid(),
+        volume: volume.to_owned(),
+    };
+    stage.pod(|_| {}).await;
+    stage.send(found(Kind::Wal, 7)).await;
+    stage.flow.until("adopt data/x.db", 1).await;
+    // The kubelet mounts memory over a directory that was seen already.
+    stage.send(gone("cache")).await;
+    tokio::time::sleep(WAIT).await;
+    assert_eq!(stage.flow.count("release u"), 0);
+    let known = stage.flow.count("register u");
+    stage.send(gone("data")).await;
+    stage.flow.until("released u", 1).await;
+    // It is there still: what it makes now is followed, and it may be restored.
+    stage.flow.until("register u", known + 1).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_terminating_pod_is_followed_until_its_volume_is_gone() {
     let stage = Stage::new();
     stage.pod(|_| {}).await;
