@@ -123,15 +123,20 @@ fn the_agent_s_account_reads_and_tells_and_writes_nothing_else() -> Result<()> {
 }
 
 #[test]
-fn no_two_agents_run_on_a_node_and_each_node_has_one() -> Result<()> {
+fn the_next_agent_of_a_node_is_there_before_the_last_one_goes() -> Result<()> {
     for objects in both()? {
         let set = objects.get("DaemonSet sqlrep/sqlrep-agent")?;
-        ensure!(set["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] == json!(0));
+        let rolling = &set["spec"]["updateStrategy"]["rollingUpdate"];
+        ensure!(
+            *rolling == json!({"maxSurge": "10%", "maxUnavailable": 0}),
+            "{rolling}"
+        );
         ensure!(objects.pod()?["tolerations"] == json!([{"operator": "Exists"}]));
         let grace = objects.pod()?["terminationGracePeriodSeconds"].as_u64();
         ensure!(
-            grace > Some(30),
-            "a drain takes up to 30 s, the pod has {grace:?}"
+            grace > Some(52),
+            "pods that end are followed for up to 20 s, a drain takes up to 30 s, servers 2 s; the \
+             pod has {grace:?}"
         );
     }
     Ok(())

@@ -80,3 +80,64 @@ fn nothing_of_a_vanished_pod_stays_open() {
         image::same("after the pod", &whole, &fs::read(out)?)
     });
 }
+
+#[test]
+fn a_pod_that_terminates_is_followed_to_its_end_before_the_agent_ends() {
+    scenario("drain-ending", binaries(), |world| {
+        let mut agent = world.agent()?;
+        let workload = Workload::new(world.seed);
+        let scene = Scene::followed(world, &agent, "app", &workload)?;
+        let writer = workload.start(world, &scene.db, 0)?;
+        writer.wait_commits(100)?;
+        scene.pod.mark_deleted()?;
+        wait("the agent knows that the pod terminates", || {
+            Ok(agent.log()?.contains("pod terminates"))
+        })?;
+        agent.ask_to_end()?;
+        wait("the agent knows that it is to end", || {
+            Ok(agent.log()?.contains("told to stop"))
+        })?;
+        // the app uses its grace, as apps do
+        writer.wait_commits(300)?;
+        let least = writer.kill()?;
+        scene.pod.delete()?;
+        agent.terminate()?;
+        let out = fresh(world, "ended");
+        world.ctl().restore(&scene.replica, &out, &[])?.done()?;
+        let have = workload.check_restored(&out)?[0];
+        ensure!(have >= least, "{have} of {least} commits");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_ended_while_no_agent_ran_is_said_and_counted() {
+    const SAID: &str = "ended while no agent ran";
+    scenario("unread-end", binaries(), |world| {
+        let agent = world.agent()?;
+        let workload = Workload::new(world.seed);
+        let seen = Scene::followed(world, &agent, "seen", &workload)?;
+        seen.prove_equal(world, &agent)?;
+        seen.pod.delete()?;
+        wait("it is let go of", || {
+            Ok(agent.ctl().row(&seen.reference)?.is_none())
+        })?;
+        let unseen = Scene::followed(world, &agent, "unseen", &workload)?;
+        unseen.prove_equal(world, &agent)?;
+        agent.kill()?;
+        Sqlite::once(&unseen.db, "UPDATE clock SET n = 4711;")?;
+        unseen.pod.delete()?;
+        let agent = world.agent()?;
+        wait("it is said", || Ok(agent.log()?.contains(SAID)))?;
+        let lines = agent.log()?;
+        let lines: Vec<_> = lines.lines().filter(|line| line.contains(SAID)).collect();
+        ensure!(
+            lines.len() == 1 && lines[0].contains("unseen/data/app.db"),
+            "{lines:?}"
+        );
+        // what was read is on the replica, which is free for the next pod
+        let next = Scene::pod(world, "unseen")?;
+        ensure!(next.db.exists(), "the next pod starts empty");
+        Ok(())
+    });
+}

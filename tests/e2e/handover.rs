@@ -219,3 +219,42 @@ fn a_listing_that_ends_before_the_release_is_not_believed() {
         Ok(())
     });
 }
+
+#[test]
+fn a_tail_in_the_spool_comes_before_the_next_pod_of_its_app() {
+    scenario("handover-spooled", binaries(), |world| {
+        let mut agent = world.agent()?;
+        let workload = Workload {
+            close: false,
+            ..Workload::new(world.seed)
+        };
+        let mut scene = Scene::followed(world, &agent, "app", &workload)?;
+        for round in 0..6 {
+            let writer = workload.start(world, &scene.db, 0)?;
+            writer.wait_commits(20)?;
+            // The share is away while the pod ends, and the agent dies before it is back.
+            pod::rename(&world.replicas(), &world.path("the-share"))?;
+            writer.wait_commits(100)?;
+            let least = writer.kill()?;
+            scene.pod.delete()?;
+            let spool = world.path("state-n1/spool/default").join(&scene.reference);
+            let end = spool.join(&scene.pod.uid).join(".sqlrep/end.json");
+            sqlrep_tests::wait("its tail is in the spool", || Ok(end.exists()))?;
+            agent.kill()?;
+            pod::rename(&world.path("the-share"), &world.replicas())?;
+            // The next agent hears of the next pod as soon as of anything.
+            let next = Pod::start(world, PodOptions::app("app"))?;
+            agent = world.agent()?;
+            next.wait_ready()?;
+            scene = Scene::of(world, next);
+            let have = workload.check(&scene.db)?[0];
+            ensure!(
+                (least..=least + 1).contains(&have),
+                "round {round} starts with {have} commits; {least} were acknowledged"
+            );
+            agent.ctl().wait_following(&scene.reference)?;
+        }
+        ensure!(!scene.replica.join(".sqlrep/branches").exists(), "a branch");
+        Ok(())
+    });
+}

@@ -389,3 +389,38 @@ fn a_node_that_never_saw_the_root_knows_one_that_is_not_mounted() {
         crate::scene::only(&world.path("unmounted"), &[])
     });
 }
+
+#[test]
+fn the_next_agent_stands_by_and_goes_on_where_the_last_one_ended() {
+    scenario("standby", binaries(), |world| {
+        let api = ApiServer::start()?;
+        let one = agent(world, &api)?;
+        let workload = Workload::new(world.seed);
+        let scene = followed(world, &one, &api, "app")?;
+        let writer = workload.start(world, &scene.db, 0)?;
+        writer.wait_commits(50)?;
+        let next = || -> Result<AgentOptions> {
+            Ok(AgentOptions {
+                log: Some("next".into()),
+                ..AgentOptions::kube(api.kubeconfig(world)?)
+            })
+        };
+        // one that is taken back while it waits goes at once
+        let undone = Agent::spawn(world, next()?)?;
+        wait("it stands by", || Ok(undone.log()?.contains("standing by")))?;
+        undone.terminate()?;
+        let two = Agent::spawn(world, next()?)?;
+        wait("it stands by", || Ok(two.log()?.contains("standing by")))?;
+        writer.wait_commits(50)?;
+        ensure!(
+            one.ctl().row(&scene.reference)?.is_some(),
+            "the first agent does not answer"
+        );
+        one.terminate()?;
+        two.ctl().wait_following(&scene.reference)?;
+        writer.wait_commits(50)?;
+        writer.quit()?;
+        scene.prove_equal(world, &two)?;
+        scene.prove_contiguous(0)
+    });
+}

@@ -1,12 +1,17 @@
 """Who may what, and what happens when the share is not the one that is known."""
 import json
 import os
+import random
+import statistics
 import tempfile
 import time
 import unittest
 
 import cluster
 from cluster import SYSTEM, Place, apply, ctl, get, kubectl, run, wait
+
+ROLLS = int(os.environ.get("SQLREP_E2E_ROLLS", "8"))
+SEED = int(os.environ.get("SQLREP_SEED", random.randrange(1 << 30)))
 
 
 def setUpModule():
@@ -86,6 +91,25 @@ class Trust(unittest.TestCase):
         known = self.place.lives("writer", 2)
         self.assertEqual(known["lives"][1]["lost"], 0, known["lives"])
         self.assertEqual(known["lives"][1]["integrity"], "ok")
+
+    def test_pods_that_are_deleted_while_agents_are_rolled(self):
+        """Wherever in a rollout a deletion falls, some agent reads the pod to its end."""
+        self.place.workload("writer")
+        dice = random.Random(SEED)
+        for turn in range(ROLLS):
+            self.place.lives("writer", turn + 1)
+            kubectl("-n", SYSTEM, "rollout", "restart", "daemonset/sqlrep-agent")
+            time.sleep(dice.uniform(0, 6))
+            name = self.place.pod("writer")["metadata"]["name"]
+            kubectl("-n", self.place.name, "delete", "pod", name, "--wait=false")
+            kubectl("-n", SYSTEM, "rollout", "status", "daemonset/sqlrep-agent", "--timeout=120s")
+        known = self.place.lives("writer", ROLLS + 1)
+        lost = [life["lost"] for life in known["lives"]]
+        downs = [life["down"] for life in known["lives"][1:]]
+        rows = sum(known["acked"].values())
+        print(f"\n{self.id()}: seed {SEED}, {ROLLS} moves, {rows} rows, lost {lost}, "
+              f"down p50 {statistics.median(downs):.2f} s, longest {max(downs):.2f} s", flush=True)
+        self.assertEqual(sum(lost), 0, known["lives"])
 
     def test_an_agent_that_is_killed_while_a_gate_waits(self):
         """The gate stays shut until another agent has restored everything."""

@@ -31,6 +31,8 @@ pub struct AgentOptions {
     pub pods: Option<PathBuf>,
     /// `--pods kube` instead, with this kubeconfig.
     pub kubeconfig: Option<PathBuf>,
+    /// Its log goes here, and not to that of its node.
+    pub log: Option<String>,
     /// More of its environment.
     pub env: Vec<(String, String)>,
     /// `--kubelet-root`.
@@ -76,6 +78,8 @@ pub struct Agent {
     socket: PathBuf,
     log: PathBuf,
     ctl: PathBuf,
+    /// It was told to end: a second time would cut its drain short.
+    asked: bool,
 }
 
 impl Agent {
@@ -96,7 +100,8 @@ impl Agent {
     pub fn spawn(world: &World, options: AgentOptions) -> Result<Self> {
         let node = options.node.unwrap_or_else(|| "n1".into());
         let socket = world.path(&format!("{node}.sock"));
-        let log = world.path(&format!("{node}.log"));
+        let log = options.log.unwrap_or_else(|| node.clone());
+        let log = world.path(&format!("{log}.log"));
         let prefixed = |prefix: &str, path: PathBuf| {
             let mut text = OsString::from(prefix);
             text.push(path);
@@ -148,6 +153,7 @@ impl Agent {
             socket,
             log,
             ctl: world.binaries.ctl.clone(),
+            asked: false,
         })
     }
 
@@ -171,9 +177,17 @@ impl Agent {
         Ok(fs::read_to_string(&self.log)?)
     }
 
-    /// SIGTERM: it drains and ends well.
+    /// SIGTERM, and no wait for what comes of it.
+    pub fn ask_to_end(&mut self) -> Result<()> {
+        self.asked = true;
+        self.process.signal(Signal::TERM)
+    }
+
+    /// SIGTERM, if it was not sent yet: it drains and ends well.
     pub fn terminate(mut self) -> Result<()> {
-        self.process.signal(Signal::TERM)?;
+        if !self.asked {
+            self.ask_to_end()?;
+        }
         let status = self.process.wait(DRAIN)?;
         ensure!(
             status.success(),

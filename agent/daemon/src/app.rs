@@ -23,7 +23,7 @@ use crate::listen::{self, UnixSocket};
 use crate::root::RootWatch;
 use crate::rpc::{Node, Services};
 use crate::shutdown::{self, Stop, Until};
-use crate::{http, rpc};
+use crate::{http, rpc, standby};
 
 /// Everything slow has threads of its own; what is left for tokio is little.
 const WORKERS: usize = 2;
@@ -50,7 +50,13 @@ pub(crate) fn run(config: Config, until: Until) -> ExitCode {
 
 async fn serve(config: Config, until: Until) -> anyhow::Result<()> {
     let mut stop = Stop::new(until).context("cannot listen for signals")?;
-    let mut app = App::start(config).await?;
+    let mut app = tokio::select! {
+        signal = stop.next() => {
+            tracing::info!(signal, "told to stop before it began");
+            return Ok(());
+        }
+        app = App::start(config) => app?,
+    };
     let ended = tokio::select! {
         signal = stop.next() => {
             tracing::info!(signal, "told to stop: draining");
@@ -72,7 +78,7 @@ pub(crate) struct App {
     pub(crate) tasks: JoinSet<anyhow::Result<()>>,
     adoption: JoinHandle<bool>,
     /// Their files go away with them.
-    _sockets: Vec<UnixSocket>,
+    pub(crate) sockets: Vec<UnixSocket>,
 }
 
 impl App {
@@ -82,14 +88,19 @@ impl App {
         let boot_id = boot_id()?;
         let tls = config.tls.as_ref().map(read_tls).transpose()?;
         let (cluster, source) = pod_source(&config).await?;
-        let fleet = Fleet::start(fleet_config(&config, cluster.as_ref())).with_context(|| {
-            format!("--state-dir {}: cannot be used", config.state_dir.display())
-        })?;
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let (pulse, notes, claims) = (Pulse::new(), Notes::default(), Claims::new());
+        let pages = http::Pages {
+            fleet: Arc::default(),
+            pulse: pulse.clone(),
+        };
+        serve_pages(&config, &pages, &mut tasks, &stop).await?;
+        let fleet = begin(&config, cluster.as_ref(), &pulse).await?;
+        // Set once, here.
+        drop(pages.fleet.set(fleet.clone()));
         let mut sockets = Bound::bind(&config).await?;
         let door = door(&config, cluster.as_ref()).await?;
 
-        let stop = CancellationToken::new();
-        let (pulse, notes, claims) = (Pulse::new(), Notes::default(), Claims::new());
         let root = RootWatch::new(fleet.clone(), cluster.clone(), pulse.clone());
         let (notices, said) = Notices::new();
         let (discover, events) = Discover::start(
@@ -113,7 +124,6 @@ impl App {
         let adoption = Adoption::new(fleet.clone(), Arc::new(context), claims);
         let adoption = tokio::spawn(adoption.run(events, stop.clone()));
 
-        let mut tasks = JoinSet::new();
         tasks.spawn(root.run(stop.clone()));
         let (board, seen) = (fleet.clone(), notes.clone());
         tasks.spawn(events::watch_board(board, seen, notices, stop.clone()));
@@ -121,17 +131,6 @@ impl App {
         tasks.spawn(events::publish(said, server, stop.clone()));
         let node = Node::new(fleet.clone(), Arc::clone(&config), notes, stop.clone());
         sockets.serve(&mut tasks, &Services::new(node, door), tls.as_ref(), &stop);
-        if let Some(listener) = sockets.http.take() {
-            let pages = http::Pages {
-                fleet: fleet.clone(),
-                pulse,
-            };
-            let stop = stop.clone();
-            tasks.spawn(async move {
-                http::serve(listener, pages, stop).await;
-                Ok(())
-            });
-        }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"), node = config.node_name,
             replica_root = %config.replica_root.display(), "sqlrep-agent runs"
@@ -141,7 +140,7 @@ impl App {
             stop,
             tasks,
             adoption,
-            _sockets: sockets.unix,
+            sockets: sockets.unix,
         })
     }
 
@@ -161,12 +160,41 @@ impl App {
     }
 }
 
+/// Takes the node over, in a cluster as soon as the agent before this one has let go of it.
+async fn begin(config: &Config, cluster: Option<&Cluster>, pulse: &Pulse) -> anyhow::Result<Fleet> {
+    let fleet = fleet_config(config, cluster);
+    let started = match cluster {
+        Some(_) => standby::start_fleet(fleet, pulse).await,
+        // A second agent on a machine is a mistake, and is told so.
+        None => Fleet::start(fleet),
+    };
+    started.with_context(|| format!("--state-dir {}: cannot be used", config.state_dir.display()))
+}
+
+/// Answers probes and scrapes, from the first moment on.
+async fn serve_pages(
+    config: &Config,
+    pages: &http::Pages,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(address) = config.metrics else {
+        return Ok(());
+    };
+    let listener = listen::tcp("--metrics", address).await?;
+    let (pages, stop) = (pages.clone(), stop.clone());
+    tasks.spawn(async move {
+        http::serve(listener, pages, stop).await;
+        Ok(())
+    });
+    Ok(())
+}
+
 /// The sockets of an agent, before they are served.
 #[derive(Debug)]
 struct Bound {
     unix: Vec<UnixSocket>,
     tcp: Vec<TcpListener>,
-    http: Option<TcpListener>,
 }
 
 impl Bound {
@@ -174,16 +202,12 @@ impl Bound {
         let mut bound = Self {
             unix: Vec::new(),
             tcp: Vec::new(),
-            http: None,
         };
         for address in &config.listen {
             match address {
                 Listen::Unix(path) => bound.unix.push(listen::unix("--listen", path)?),
                 Listen::Tcp(address) => bound.tcp.push(listen::tcp("--listen", *address).await?),
             }
-        }
-        if let Some(address) = config.metrics {
-            bound.http = Some(listen::tcp("--metrics", address).await?);
         }
         Ok(bound)
     }

@@ -18,6 +18,7 @@ pub(crate) struct Pulse {
     last: Arc<AtomicU64>,
     root_seen: Arc<AtomicBool>,
     pods_seen: Arc<AtomicBool>,
+    stands_by: Arc<AtomicBool>,
 }
 
 impl Pulse {
@@ -28,6 +29,7 @@ impl Pulse {
             last: Arc::default(),
             root_seen: Arc::default(),
             pods_seen: Arc::default(),
+            stands_by: Arc::default(),
         }
     }
 
@@ -53,9 +55,17 @@ impl Pulse {
         self.root_seen.store(true, Ordering::Relaxed);
     }
 
-    /// What is missing before the agent is ready.
+    /// Whether it waits for the agent before it on this node.
+    pub(crate) fn stands_by(&self, waits: bool) {
+        self.stands_by.store(waits, Ordering::Relaxed);
+    }
+
+    /// What is missing before the agent is ready. One that stands by is: the rollout ends the one
+    /// before it only when it is.
     pub(crate) fn missing(&self) -> Option<&'static str> {
-        if !self.pods_seen.load(Ordering::Relaxed) {
+        if self.stands_by.load(Ordering::Relaxed) {
+            None
+        } else if !self.pods_seen.load(Ordering::Relaxed) {
             Some("the pods have not been read yet")
         } else if !self.root_seen.load(Ordering::Relaxed) {
             Some("the replica root has not been usable yet")
@@ -78,6 +88,15 @@ mod tests {
         assert!(pulse.missing().unwrap().contains("root"));
         pulse.root_was_usable();
         assert_eq!(pulse.missing(), None);
+    }
+
+    #[test]
+    fn an_agent_that_stands_by_is_ready_for_as_long() {
+        let pulse = Pulse::new();
+        pulse.stands_by(true);
+        assert_eq!(pulse.missing(), None);
+        pulse.stands_by(false);
+        assert!(pulse.missing().is_some());
     }
 
     #[test]

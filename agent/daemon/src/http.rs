@@ -1,7 +1,7 @@
 //! `/metrics`, `/healthz` and `/readyz` over HTTP.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -33,8 +33,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// What the pages are made from.
 #[derive(Clone, Debug)]
 pub(crate) struct Pages {
-    /// The flow.
-    pub(crate) fleet: Fleet,
+    /// The flow; none while the agent stands by.
+    pub(crate) fleet: Arc<OnceLock<Fleet>>,
     /// Whether the agent lives.
     pub(crate) pulse: Pulse,
 }
@@ -85,11 +85,17 @@ async fn connection(socket: TcpStream, pages: Pages) {
 
 fn respond(method: &Method, path: &str, pages: &Pages) -> Response<Full<Bytes>> {
     let (status, kind, text) = match (method, path) {
-        (&Method::GET | &Method::HEAD, "/metrics") => (
-            StatusCode::OK,
-            metrics::CONTENT_TYPE,
-            metrics::render(&Snapshot::of(&pages.fleet)),
-        ),
+        (&Method::GET | &Method::HEAD, "/metrics") => match pages.fleet.get() {
+            Some(fleet) => (
+                StatusCode::OK,
+                metrics::CONTENT_TYPE,
+                metrics::render(&Snapshot::of(fleet)),
+            ),
+            None => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the agent has not begun yet",
+            ),
+        },
         (&Method::GET | &Method::HEAD, "/healthz") => {
             if pages.pulse.is_alive() {
                 plain(StatusCode::OK, "alive")

@@ -20,6 +20,7 @@ mod metrics;
 mod root;
 mod rpc;
 mod shutdown;
+mod standby;
 mod telemetry;
 mod units;
 

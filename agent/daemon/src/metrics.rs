@@ -23,6 +23,8 @@ pub(crate) struct Snapshot {
     pub(crate) spool_bytes: u64,
     /// Bytes that the spool may hold.
     pub(crate) spool_bytes_max: u64,
+    /// Databases that were not read to the end.
+    pub(crate) unread_ends: u64,
     /// When it was taken.
     pub(crate) now: SystemTime,
 }
@@ -37,6 +39,7 @@ impl Snapshot {
             root: fleet.root(),
             spool_bytes: fleet.pending_bytes(),
             spool_bytes_max: config.spool_bytes_max,
+            unread_ends: fleet.unread_ends(),
             now: SystemTime::now(),
         }
     }
@@ -284,6 +287,10 @@ pub(crate) fn render(all: &Snapshot) -> String {
         "",
         most,
     );
+    let unread = "sqlrep_unread_ends_total";
+    let help = "Databases that ended with their pod before they were read to the end.";
+    heading(&mut page, unread, Kind::Counter, help);
+    sample(&mut page, unread, "", float(all.unread_ends));
     states(&mut page, all);
     let rows = one_row_each(&all.rows);
     for metric in &PER_DATABASE {
@@ -370,6 +377,7 @@ mod tests {
             root: RootHealth::default(),
             spool_bytes: 5,
             spool_bytes_max: 10 << 30,
+            unread_ends: 0,
             now: UNIX_EPOCH + Duration::from_secs(1_000_010),
         }
     }

@@ -11,6 +11,10 @@ use crate::app::App;
 /// How long open calls may take to end after they were told.
 const SERVERS_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long pods that terminate are followed to their end, if `--drain-timeout` is not shorter. With
+/// the drain timeout and the servers' it stays within the pod's 60 s of grace.
+const ENDINGS_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// What ends an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
@@ -91,10 +95,12 @@ pub(crate) async fn end(app: App) {
         fleet,
         stop,
         mut tasks,
+        sockets,
         ..
     } = app;
+    fleet.settle(ENDINGS_TIMEOUT).await;
     stop.cancel();
-    let report = fleet.shutdown().await;
+    let report = fleet.clone().shutdown().await;
     for id in &report.left {
         tracing::warn!(db = %id, "its tail waits in the spool; it ships at the next start");
     }
@@ -105,6 +111,8 @@ pub(crate) async fn end(app: App) {
     {
         tracing::debug!("calls were still open");
     }
+    // The state directory goes last, with the fleet: the next agent finds its sockets free.
+    drop(sockets);
     tracing::info!(
         drained = report.drained,
         left = report.left.len(),

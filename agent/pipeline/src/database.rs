@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::decide::Decision;
-use crate::error::{CommandError, StageError};
+use crate::error::{Class, CommandError, StageError};
 use crate::fleet::Context;
 use crate::lane::LaneError;
 use crate::progress::{Phase, Progress};
@@ -121,6 +121,8 @@ pub(crate) struct Database {
     failures: u32,
     failing_since: Option<Instant>,
     ending: Ending,
+    /// When the rest is left to the next agent.
+    give_up_at: Option<Instant>,
     tending: Tending,
 }
 
@@ -152,6 +154,7 @@ impl Database {
             failures: 0,
             failing_since: None,
             ending: if live { Ending::No } else { Ending::Released },
+            give_up_at: None,
             context: Arc::clone(context),
             key,
             id: id.clone(),
@@ -197,6 +200,8 @@ impl Database {
                     self.conclude(outcome).await;
                 }
                 () = until(self.retry_at) => self.retry_at = None,
+                // It stays in the table, as one that is left.
+                () = until(self.give_up_at) => return,
                 (chore, tended) = self.tending.done() => self.tended(chore, tended),
                 () = until(chore_at) => {}
             }
@@ -509,23 +514,51 @@ impl Database {
 
     async fn drain(&mut self, ending: Ending, done: oneshot::Sender<()>) {
         if self.ending != Ending::No {
+            self.give_up_when(ending);
             return;
         }
         self.ending = ending;
         self.context
             .board
             .update(&self.key, |row| row.state = State::Draining);
-        if let Some(capture) = self.capture.take() {
-            match capture.drain().await {
-                Ok(txid) => tracing::debug!(db = %self.id, ?txid, "tail captured"),
-                Err(error) => {
-                    tracing::error!(db = %self.id, err = %error.text(), "the tail was not captured");
-                }
-            }
-        }
+        let tail = match self.capture.take() {
+            Some(capture) => capture.drain().await,
+            None => Err(StageError::Ended {
+                reason: "it was not followed yet".to_owned(),
+            }),
+        };
+        self.tail_read(tail);
+        self.give_up_when(ending);
         // Whoever asked may be gone.
         let _gone = done.send(());
         self.observe();
+    }
+
+    fn tail_read(&self, tail: Result<Option<Txid>, StageError>) {
+        match tail {
+            Ok(txid) => {
+                tracing::debug!(db = %self.id, ?txid, "tail captured");
+                if self.ending == Ending::Released
+                    && let Err(error) = self.spool.note_end()
+                {
+                    tracing::warn!(db = %self.id, err = %error, "not noted as read to the end");
+                }
+            }
+            // The next agent reads on where this one stopped; what is not supported was never read.
+            Err(error)
+                if self.ending == Ending::Shutdown || error.class() == Class::Unsupported =>
+            {
+                tracing::warn!(db = %self.id, err = %error.text(), "the tail was not captured");
+            }
+            Err(error) => self.context.note_unread_end(&self.id, &error.text()),
+        }
+    }
+
+    /// An agent that ends leaves what is not shipped in a moment to the next one.
+    fn give_up_when(&mut self, ending: Ending) {
+        if ending == Ending::Shutdown {
+            self.give_up_at = Some(Instant::now() + limits::SHUTDOWN_TAIL);
+        }
     }
 
     // ---- capture thread ----
@@ -604,7 +637,7 @@ impl Database {
             return (State::Draining, None, None);
         }
         if let (Phase::Failed | Phase::Ended, Some((class, text))) = (facts.phase, &facts.error) {
-            let unsupported = *class == crate::error::Class::Unsupported;
+            let unsupported = *class == Class::Unsupported;
             let state = if unsupported {
                 State::Unsupported
             } else {

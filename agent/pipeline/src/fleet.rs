@@ -1,7 +1,10 @@
 //! The databases of this node: added when they are found, drained when their pod goes.
 
+pub(crate) mod end;
+
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use sqlrep_capture::Options;
 use sqlrep_format::Txid;
 use sqlrep_replica::owner::WriterId;
 use sqlrep_replica::{DbId, Manifest, Owner, OwnerState};
-use sqlrep_spool::{Held, Limits, Spool};
+use sqlrep_spool::{Limits, PodNote, Spool};
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +24,7 @@ use crate::remote::Remote;
 use crate::root::{RootHealth, RootMemory, RootWatch};
 use crate::stage::capture::{Capture, timestamp_now};
 use crate::status::{Board, DatabaseStatus, State};
-use crate::{Key, Medium, PodIdentity, RestorePolicy, Settings, Volume, limits};
+use crate::{Key, PodIdentity, Settings, Volume, limits};
 
 /// What a fleet needs to know to begin.
 #[derive(Clone, Debug)]
@@ -85,6 +88,13 @@ pub enum StartError {
     Lanes(#[source] std::io::Error),
 }
 
+impl StartError {
+    /// Whether another agent works on this node.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Spool(sqlrep_spool::Error::Locked { .. }))
+    }
+}
+
 /// What everything in the flow shares.
 pub(crate) struct Context {
     pub(crate) config: FleetConfig,
@@ -103,6 +113,7 @@ pub(crate) struct Context {
     restored: Mutex<HashSet<(String, DbId)>>,
     insisted: Mutex<HashSet<DbId>>,
     patience: Mutex<Patience>,
+    unread_ends: AtomicU64,
     ready: watch::Sender<bool>,
 }
 
@@ -197,6 +208,12 @@ impl Context {
         lock(&self.insisted).remove(id)
     }
 
+    /// A database ended with its pod before it was read to the end: commits of it are lost.
+    pub(crate) fn note_unread_end(&self, id: &DbId, what: &str) {
+        self.unread_ends.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(db = %id, "not read to the end: {what}");
+    }
+
     /// Who waits for whom.
     pub(crate) fn patience(&self) -> MutexGuard<'_, Patience> {
         lock(&self.patience)
@@ -252,15 +269,6 @@ impl std::fmt::Debug for Fleet {
     }
 }
 
-/// What a shutdown left behind.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DrainReport {
-    /// Databases that are fully on the replica.
-    pub drained: usize,
-    /// Databases whose tail waits in the spool; it is shipped at the next start.
-    pub left: Vec<DbId>,
-}
-
 impl Fleet {
     /// Opens the state directory and starts the lanes. Must be called inside a tokio runtime.
     ///
@@ -289,6 +297,7 @@ impl Fleet {
             restored: Mutex::default(),
             insisted: Mutex::default(),
             patience: Mutex::default(),
+            unread_ends: AtomicU64::new(0),
             ready: watch::Sender::new(false),
             config,
             spool,
@@ -305,10 +314,11 @@ impl Fleet {
     }
 
     /// Says that every pod of this node has been registered once. Who is not known now is gone:
-    /// owners are judged from here on, and tails that gone pods left in the spool are shipped.
+    /// tails that gone pods left in the spool are shipped, and owners are judged from here on.
     pub fn ready(&self) {
-        self.context.ready.send_replace(true);
+        // The tails first: a restore that does not know of them would leave them out.
         self.ship_orphans();
+        self.context.ready.send_replace(true);
     }
 
     /// Waits for [`Fleet::ready`].
@@ -345,6 +355,10 @@ impl Fleet {
             return Err(StageError::Refused { reason });
         }
         let spool = self.context.spool.database(&id, &volume.pod.uid)?;
+        spool.note_pod(&PodNote {
+            name: volume.pod.name.clone(),
+            namespace_uid: volume.pod.namespace_uid.clone(),
+        })?;
         self.context.forget_restored(&volume.pod.uid, &id);
         self.context.board.remove(&key);
         let row = DatabaseStatus::new(id.clone(), &volume.pod.name, &volume.pod.uid);
@@ -560,67 +574,6 @@ impl Fleet {
         let actors = self.context.actors();
         keys.into_iter().find(|key| actors.contains_key(key))
     }
-
-    /// Ends: captures every tail, ships what can be shipped within the drain timeout, and leaves
-    /// the rest in the spool for the next start.
-    pub async fn shutdown(self) -> DrainReport {
-        let handles = self.handles(|_| true);
-        self.context.tracker.close();
-        let drained = async {
-            drain_all(&handles, Ask::Shutdown).await;
-            self.context.tracker.wait().await;
-        };
-        if tokio::time::timeout(self.context.config.drain_timeout, drained)
-            .await
-            .is_err()
-        {
-            tracing::warn!("drain timeout: what is left ships at the next start");
-        }
-        let left: Vec<DbId> = self
-            .context
-            .actors()
-            .values()
-            .map(|handle| handle.id.clone())
-            .collect();
-        DrainReport {
-            drained: handles.len().saturating_sub(left.len()),
-            left,
-        }
-    }
-
-    /// Tails in the spool whose pods are gone: they are shipped and their replicas released.
-    fn ship_orphans(&self) {
-        let held = self.context.spool.databases().unwrap_or_else(|error| {
-            tracing::error!(err = %error, "cannot look for tails of pods that are gone");
-            Vec::new()
-        });
-        for Held { id, pod_uid, .. } in held {
-            if !self.context.pods().contains(&pod_uid) {
-                self.ship_orphan(&id, &pod_uid);
-            }
-        }
-    }
-
-    fn ship_orphan(&self, id: &DbId, pod_uid: &str) {
-        let volume = orphan(id, pod_uid, self.context.config.defaults);
-        let key = Key::new(&volume, id.path());
-        let mut actors = self.context.actors();
-        if actors.contains_key(&key) {
-            return;
-        }
-        match self.context.spool.database(id, pod_uid) {
-            Ok(spool) => {
-                tracing::info!(db = %id, pod_uid, "a pod that is gone left a replica to release");
-                let row = DatabaseStatus::new(id.clone(), &volume.pod.name, pod_uid);
-                self.context.board.insert(&key, row);
-                let actor = Database::start(&self.context, volume, id.clone(), spool, false);
-                actors.insert(key, actor);
-            }
-            Err(error) => {
-                tracing::error!(db = %id, err = %error, "cannot open the spool of a gone pod");
-            }
-        }
-    }
 }
 
 /// Asks all at once, then waits until each has captured its tail and closed its descriptors.
@@ -644,26 +597,6 @@ pub(crate) fn identity(volume: &Volume, path: &Path) -> Result<DbId, StageError>
     DbId::new(&pod.namespace, &pod.app, &volume.name, path).map_err(|error| StageError::Refused {
         reason: format!("no replica can be named after this file: {error}"),
     })
-}
-
-/// A volume that only exists in the spool any more.
-fn orphan(id: &DbId, pod_uid: &str, settings: Settings) -> Volume {
-    Volume {
-        pod: PodIdentity {
-            namespace: id.namespace().to_owned(),
-            app: id.app().to_owned(),
-            name: format!("gone-{pod_uid}"),
-            uid: pod_uid.to_owned(),
-            namespace_uid: None,
-        },
-        name: id.volume().to_owned(),
-        dir: PathBuf::new(),
-        medium: Medium::Disk,
-        settings,
-        bytes_max: None,
-        restore: RestorePolicy::Never,
-        journal: crate::JournalPolicy::Keep,
-    }
 }
 
 /// Whatever a former run left in the scratch directory is of no use to anybody.

@@ -20,7 +20,8 @@ mod upkeep;
 mod volume;
 
 pub use error::{Class, CommandError, PrepareError, StageError, chain};
-pub use fleet::{DrainReport, Fleet, FleetConfig, StartError};
+pub use fleet::end::DrainReport;
+pub use fleet::{Fleet, FleetConfig, StartError};
 pub use handover::{NoLookup, PodAnswer, PodHandle, PodLife, PodLookup};
 pub use lane::{Identity, LaneError};
 pub use prepare::Prepared;

@@ -64,6 +64,16 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// How long a person waits for a takeover: a restore of a few gigabytes and one listing.
 pub const TAKEOVER_TIMEOUT: Duration = Duration::from_mins(2);
 
+/// How often is looked whether the pods that terminate are gone, while the agent ends.
+pub const ENDINGS_LOOK: Duration = Duration::from_millis(50);
+
+/// How long an agent that ends ships what was committed so far, while it still captures.
+pub const SHUTDOWN_SHIP: Duration = Duration::from_secs(5);
+
+/// How long it ships what came since, when it captures no more: nobody follows the pods of the node
+/// then, and what is left lies in the spool, from where the next agent ships it.
+pub const SHUTDOWN_TAIL: Duration = Duration::from_secs(1);
+
 /// Commands that may wait for one capture thread.
 pub const CAPTURE_QUEUE: usize = 16;
 

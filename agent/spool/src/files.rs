@@ -62,6 +62,16 @@ impl Files {
         self.dir.join(".sqlrep").join("seed.json")
     }
 
+    /// The note whose database it is.
+    pub(crate) fn pod_path(&self) -> PathBuf {
+        self.dir.join(".sqlrep").join("pod.json")
+    }
+
+    /// The note that how its pod ended is known.
+    pub(crate) fn end_path(&self) -> PathBuf {
+        self.dir.join(".sqlrep").join("end.json")
+    }
+
     /// The path of an L0 file.
     pub(crate) fn path(&self, txid: Txid) -> PathBuf {
         self.store.path(&Self::file(txid, 0))

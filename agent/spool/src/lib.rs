@@ -23,5 +23,6 @@ pub use checksums::PageChecksums;
 pub use database::DatabaseSpool;
 pub use draft::{Appended, Draft, Entry, PageSource};
 pub use error::Error;
+pub use memo::PodNote;
 pub use position::{Position, Seed, WalPlace};
 pub use spool::{Held, Limits, Spool};

@@ -11,7 +11,7 @@ use sqlrep_format::Pgno;
 use crate::checksums::{Edit, Edited};
 use crate::database::{Inner, lock};
 use crate::ledger::Batch;
-use crate::memo::{self, SeedFile};
+use crate::memo::{self, End, PodNote, SeedFile};
 use crate::recover::{self, State};
 use crate::{DatabaseSpool, Error, Position, Seed};
 
@@ -130,6 +130,30 @@ impl DatabaseSpool {
         let _writer = lock(&self.inner.writer);
         self.inner.nothing_waits()?;
         self.inner.begin_lineage(None, None)
+    }
+
+    /// Remembers whose database it is, durably.
+    pub fn note_pod(&self, note: &PodNote) -> Result<(), Error> {
+        if self.pod_note().as_ref() == Some(note) {
+            return Ok(());
+        }
+        memo::save(&self.inner.files.pod_path(), note)
+    }
+
+    /// Whose it is, if that is remembered. A note that cannot be read is none.
+    pub fn pod_note(&self) -> Option<PodNote> {
+        memo::load(&self.inner.files.pod_path()).unwrap_or_default()
+    }
+
+    /// Remembers, durably, that how its pod ended is known: it was read to the end, or it has been
+    /// said that it was not.
+    pub fn note_end(&self) -> Result<(), Error> {
+        memo::save(&self.inner.files.end_path(), &End { version: 1 })
+    }
+
+    /// Whether that is remembered. A note that cannot be read is none.
+    pub fn end_is_known(&self) -> bool {
+        memo::load::<End>(&self.inner.files.end_path()).is_ok_and(|end| end.is_some())
     }
 
     /// Removes all that the spool has of this database, for a pod that is gone. Refused while

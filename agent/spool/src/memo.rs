@@ -1,5 +1,6 @@
 //! Small files that are not in the ledger, because they must survive it (L8): the replica root
-//! that this node remembers, and the replica's head that a database was seeded with.
+//! that this node remembers, the replica's head that a database was seeded with, and of a pod its
+//! name and that its end is known.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -68,6 +69,24 @@ pub(crate) struct SeedFile {
     pub(crate) clearing: bool,
     /// Where the lineage began; `None` for a chain that begins at the first TXID.
     head: Option<Head>,
+}
+
+/// `<database>/.sqlrep/pod.json`: whose database it is, for an agent that finds it after its pod is
+/// gone and nobody can be asked any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodNote {
+    /// The pod's name.
+    pub name: String,
+    /// The UID of its namespace, where there is a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_uid: Option<String>,
+}
+
+/// `<database>/.sqlrep/end.json`: how its pod ended is known.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct End {
+    /// The layout of this file.
+    pub(crate) version: u32,
 }
 
 /// A position without page checksums, in JSON.

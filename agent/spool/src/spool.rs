@@ -285,8 +285,9 @@ impl Spool {
                 {
                     continue;
                 }
-                let ours = entry.file_name() == sqlrep_replica::LTX_DIR && depth >= PARTS_MIN;
-                if ours {
+                let name = entry.file_name();
+                let ours = name == sqlrep_replica::LTX_DIR || name == sqlrep_replica::META_DIR;
+                if ours && depth >= PARTS_MIN {
                     let files = Files::new(dir.clone()).list()?;
                     found.push((dir.clone(), files.iter().map(|file| file.bytes).sum()));
                 } else {
@@ -294,7 +295,9 @@ impl Spool {
                 }
             }
         }
+        // One that has files and notes was met twice.
         found.sort();
+        found.dedup();
         Ok(found)
     }
 }

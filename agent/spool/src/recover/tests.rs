@@ -11,7 +11,7 @@ use crate::testing::{
     LIMITS, POD, append, assert_checksums, copy, damage, draft, id, open, ship, snapshot, txid,
     txids,
 };
-use crate::{DatabaseSpool, Seed, Spool};
+use crate::{DatabaseSpool, PodNote, Seed, Spool};
 
 fn pages(commit: u32) -> BTreeMap<u32, u8> {
     (1..=commit).map(|page| (page, 1)).collect()
@@ -519,4 +519,44 @@ fn files_of_databases_that_nobody_opened_are_listed_and_counted() {
     database.retire().unwrap();
     assert_eq!(spool.databases().unwrap(), []);
     assert!(!dir.path().join("spool/media").exists());
+}
+
+#[test]
+fn notes_about_a_pod_outlive_the_agent_and_go_with_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let note = PodNote {
+        name: "surmai-1".to_owned(),
+        namespace_uid: Some("a namespace".to_owned()),
+    };
+    let spool = Spool::open(dir.path(), LIMITS).unwrap();
+    let database = spool.database(&id(), POD).unwrap();
+    assert_eq!(database.pod_note(), None);
+    database.note_pod(&note).unwrap();
+    assert!(!database.end_is_known());
+    database.note_end().unwrap();
+    drop((database, spool));
+    // also without a file: whose it was must be known of a database that was never captured
+    let spool = Spool::open(dir.path(), LIMITS).unwrap();
+    let held = spool.databases().unwrap();
+    assert_eq!((held.len(), held[0].bytes), (1, 0));
+    let database = spool.database(&held[0].id, &held[0].pod_uid).unwrap();
+    assert_eq!(database.pod_note(), Some(note));
+    assert!(database.end_is_known());
+    database.retire().unwrap();
+    assert_eq!(spool.databases().unwrap(), []);
+    assert!(!spool.database(&id(), POD).unwrap().end_is_known());
+}
+
+#[test]
+fn a_database_with_files_and_notes_is_listed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    three(dir.path());
+    let spool = Spool::open(dir.path(), LIMITS).unwrap();
+    let note = PodNote {
+        name: "surmai-1".to_owned(),
+        namespace_uid: None,
+    };
+    let database = spool.database(&id(), POD).unwrap();
+    database.note_pod(&note).unwrap();
+    assert_eq!(spool.databases().unwrap().len(), 1);
 }

@@ -1,0 +1,190 @@
+//! How an agent ends, and what it finds that one before it left.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sqlrep_replica::DbId;
+use sqlrep_spool::{DatabaseSpool, Held, PodNote};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::{Fleet, drain_all, lock};
+use crate::database::{Ask, Database, Handle};
+use crate::status::{DatabaseStatus, State};
+use crate::{Key, Medium, PodIdentity, RestorePolicy, Settings, Volume, limits};
+
+/// What a shutdown left behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Databases that are fully on the replica.
+    pub drained: usize,
+    /// Databases whose tail waits in the spool; it is shipped at the next start.
+    pub left: Vec<DbId>,
+}
+
+impl Fleet {
+    /// Comes to rest, for an agent that is about to end; captures go on meanwhile. Pods that
+    /// terminate are followed to their end, within `endings`, because the next agent may come too
+    /// late for them. Then their tails are shipped, within the drain timeout, and what living pods
+    /// have committed so far.
+    pub async fn settle(&self, endings: Duration) {
+        let drain_timeout = self.context.config.drain_timeout;
+        let over = wait_until(|| lock(&self.context.endings).is_empty());
+        if timeout(endings.min(drain_timeout), over).await.is_err() {
+            tracing::warn!("pods that terminate are left to the next agent of this node");
+        }
+        let gone = wait_until(|| !self.context.board.list().iter().any(is_draining));
+        let handles = self.handles(|_| true);
+        let living = ship_all(&handles);
+        let shipped = tokio::join!(
+            timeout(drain_timeout, gone),
+            timeout(limits::SHUTDOWN_SHIP.min(drain_timeout), living)
+        );
+        if shipped.0.is_err() {
+            tracing::warn!("drain timeout: what is left ships at the next start");
+        }
+    }
+
+    /// Ends: captures every tail, ships for a moment, and leaves the rest in the spool for the next
+    /// start.
+    pub async fn shutdown(self) -> DrainReport {
+        let drain_timeout = self.context.config.drain_timeout;
+        let handles = self.handles(|_| true);
+        self.context.tracker.close();
+        let ended = async {
+            drain_all(&handles, Ask::Shutdown).await;
+            self.context.tracker.wait().await;
+        };
+        if timeout(drain_timeout, ended).await.is_err() {
+            tracing::error!("a disk of this node hangs: tails were not captured");
+        }
+        let left: Vec<DbId> = self
+            .context
+            .actors()
+            .values()
+            .map(|handle| handle.id.clone())
+            .collect();
+        DrainReport {
+            drained: handles.len().saturating_sub(left.len()),
+            left,
+        }
+    }
+
+    /// How many databases ended with their pod before they were read to the end, since the start.
+    pub fn unread_ends(&self) -> u64 {
+        self.context.unread_ends.load(Ordering::Relaxed)
+    }
+
+    /// Tails in the spool whose pods are gone: they are shipped and their replicas released.
+    pub(super) fn ship_orphans(&self) {
+        let held = self.context.spool.databases().unwrap_or_else(|error| {
+            tracing::error!(err = %error, "cannot look for tails of pods that are gone");
+            Vec::new()
+        });
+        for Held { id, pod_uid, .. } in held {
+            if !self.context.lives(&pod_uid) && self.holds_something(&id, &pod_uid) {
+                self.ship_orphan(&id, &pod_uid);
+            }
+        }
+    }
+
+    /// Whether a gone pod left something to ship. Commits are missing unless it had been read to
+    /// the end before it went.
+    fn holds_something(&self, id: &DbId, pod_uid: &str) -> bool {
+        let Ok(spool) = self.context.spool.database(id, pod_uid) else {
+            return true; // and why not is told when that is tried
+        };
+        let read = spool.position().map(|position| position.txid.to_string());
+        let holds = read.is_some();
+        if !spool.end_is_known() {
+            let read = read.unwrap_or_else(|| "0".to_owned());
+            let what = format!(
+                "pod {pod_uid} ended while no agent ran on this node; what it may have committed after \
+                 TXID {read} is lost"
+            );
+            self.context.note_unread_end(id, &what);
+            if let Err(error) = spool.note_end() {
+                tracing::warn!(db = %id, err = %error, "the next agent will say it again");
+            }
+        }
+        if !holds && let Err(error) = spool.retire() {
+            tracing::warn!(db = %id, err = %error, "cannot clear the spool of a gone pod");
+        }
+        holds
+    }
+
+    /// The spool of a pod that is gone is emptied into its replica.
+    pub(super) fn ship_orphan(&self, id: &DbId, pod_uid: &str) {
+        let spool = match self.context.spool.database(id, pod_uid) {
+            Ok(spool) => spool,
+            Err(error) => {
+                tracing::error!(db = %id, err = %error, "cannot open the spool of a gone pod");
+                return;
+            }
+        };
+        let volume = orphan(id, &spool, self.context.config.defaults);
+        let key = Key::new(&volume, id.path());
+        let mut actors = self.context.actors();
+        if actors.contains_key(&key) {
+            return;
+        }
+        let pod = &volume.pod.name;
+        tracing::info!(db = %id, %pod, pod_uid, "a pod that is gone left a replica to release");
+        let row = DatabaseStatus::new(id.clone(), pod, pod_uid);
+        self.context.board.insert(&key, row);
+        let actor = Database::start(&self.context, volume, id.clone(), spool, false);
+        actors.insert(key, actor);
+    }
+}
+
+async fn wait_until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        sleep(limits::ENDINGS_LOOK).await;
+    }
+}
+
+/// Its pod is gone, and its tail on the way; one that the share refuses is stalled instead.
+fn is_draining(row: &DatabaseStatus) -> bool {
+    row.state == State::Draining
+}
+
+/// Asks all at once, then waits until what was committed by then is on the replica.
+async fn ship_all(handles: &[Handle]) {
+    let mut shipped = Vec::with_capacity(handles.len());
+    for handle in handles {
+        let (reply, done) = oneshot::channel();
+        // An actor that has ended has nothing to ship.
+        drop(handle.asks.send(Ask::Ship(reply)).await);
+        shipped.push(done);
+    }
+    for done in shipped {
+        // What cannot be shipped is left to the next agent.
+        drop(done.await);
+    }
+}
+
+/// A volume that only exists in the spool any more.
+fn orphan(id: &DbId, spool: &DatabaseSpool, settings: Settings) -> Volume {
+    let pod_uid = spool.pod_uid();
+    let note = spool.pod_note().unwrap_or_else(|| PodNote {
+        name: format!("gone-{pod_uid}"),
+        namespace_uid: None,
+    });
+    Volume {
+        pod: PodIdentity {
+            namespace: id.namespace().to_owned(),
+            app: id.app().to_owned(),
+            name: note.name,
+            uid: pod_uid.to_owned(),
+            namespace_uid: note.namespace_uid,
+        },
+        name: id.volume().to_owned(),
+        dir: PathBuf::new(),
+        medium: Medium::Disk,
+        settings,
+        bytes_max: None,
+        restore: RestorePolicy::Never,
+        journal: crate::JournalPolicy::Keep,
+    }
+}
