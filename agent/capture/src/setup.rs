@@ -23,3 +23,8 @@ pub fn init() -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// The version of the SQLite that is linked, as in "3.54.0".
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
+}

@@ -23,6 +23,9 @@ const RETRY: Duration = Duration::from_secs(3);
 /// that wait for one share must not be felt by the API server.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
+/// How often is tried whether the root can do what it must; it costs a few round trips.
+const PROBE: Duration = Duration::from_mins(10);
+
 /// What the watch needs.
 #[derive(Debug)]
 pub(crate) struct RootWatch {
@@ -59,6 +62,7 @@ impl RootWatch {
         let mut memory = None;
         let mut asked = Instant::now();
         let mut usable = false;
+        let mut probed: Option<Instant> = None;
         loop {
             let known = matches!(memory, Some(RootMemory::Id(_)));
             let ask = memory.is_none() || (!(usable && known) && asked.elapsed() >= ASK_AGAIN);
@@ -70,6 +74,11 @@ impl RootWatch {
             usable = self.fleet.check_root().await.is_ok();
             if usable {
                 self.pulse.root_was_usable();
+                if probed.is_none_or(|at| at.elapsed() >= PROBE) {
+                    // Where no lane is free for it, the state of the root says more.
+                    drop(self.fleet.probe_root().await);
+                    probed = Some(Instant::now());
+                }
                 if memory == Some(RootMemory::Nobody) {
                     memory = self.tell().await;
                 }

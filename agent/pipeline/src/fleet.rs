@@ -498,6 +498,16 @@ impl Fleet {
         Ok(())
     }
 
+    /// Tries whether the replica root, which must be usable, can do what a replica needs; the
+    /// outcome is in [`Fleet::root`].
+    pub async fn probe_root(&self) -> Result<(), StageError> {
+        let (root, node) = (self.context.root.clone(), self.context.config.node.clone());
+        let identity = self.context.config.replica_owner;
+        let probe = move || crate::lane::acting(identity, || root.probe(&node));
+        self.context.bulk.run(limits::LIST_TIMEOUT, probe).await?;
+        Ok(())
+    }
+
     /// Bytes in the spool that wait to be shipped.
     pub fn pending_bytes(&self) -> u64 {
         self.context.spool.pending_bytes()

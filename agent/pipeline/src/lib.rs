@@ -29,8 +29,8 @@ pub use requests::{
     BranchSummary, FileSummary, History, ReadProgress, ReplicaSummary, RestoreInfo, RestorePart,
     RestoreStream,
 };
-pub use root::{RootHealth, RootMemory};
-pub use sqlrep_capture::demo;
+pub use root::{RootHealth, RootMemory, RootProbe};
+pub use sqlrep_capture::{demo, sqlite_version};
 pub use sqlrep_format::{Crc64, Timestamp, Txid, TxidRange};
 pub use sqlrep_replica::{DbId, Ownership, Point, Verified};
 pub use stage::restore::RestoredDatabase;

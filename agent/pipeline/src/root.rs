@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use sqlrep_replica::root::{self, RootError, RootId};
 use sqlrep_spool::Spool;
@@ -17,6 +18,17 @@ pub struct RootHealth {
     pub id: Option<String>,
     /// Why it cannot be used now.
     pub problem: Option<String>,
+    /// Whether it can do what a replica needs, as last tried; `None` before that.
+    pub probe: Option<Result<RootProbe, String>>,
+}
+
+/// What the last try on the root came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootProbe {
+    /// How long it took to publish two files and to remove one.
+    pub took: Duration,
+    /// How far the root's clock is ahead of this node's.
+    pub ahead_ms: i64,
 }
 
 /// What the cluster remembers of the root's id. It is the truth where there is one: a node that
@@ -47,6 +59,7 @@ impl RootWatch {
         let seen = RootHealth {
             id: None,
             problem: Some("not checked yet".to_owned()),
+            probe: None,
         };
         Self {
             path,
@@ -87,10 +100,7 @@ impl RootWatch {
                 if node != Some(*id) {
                     self.remember(id);
                 }
-                *seen = RootHealth {
-                    id: Some(id.to_string()),
-                    problem: None,
-                };
+                (seen.id, seen.problem) = (Some(id.to_string()), None);
             }
             Err(error) => {
                 let problem = error.to_string();
@@ -101,6 +111,26 @@ impl RootWatch {
             }
         }
         checked
+    }
+
+    /// Tries whether the root can do what a replica needs. Blocking: only on a lane.
+    pub(crate) fn probe(&self, node: &str) {
+        let (before, begun) = (SystemTime::now(), Instant::now());
+        let probed = root::probe(&self.path, node).map(|modified| {
+            let took = begun.elapsed();
+            // The file was made some time between then and now.
+            let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+            let ahead_ms = match modified.duration_since(before) {
+                Ok(ahead) => millis(ahead.saturating_sub(took)),
+                Err(behind) => -millis(behind.duration()),
+            };
+            RootProbe { took, ahead_ms }
+        });
+        if let Err(error) = &probed {
+            tracing::warn!(root = %self.path.display(), err = %error, "replica root");
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.probe = Some(probed.map_err(|error| error.to_string()));
     }
 
     /// Which id the root must have; `None` where it may be any, or a new one.

@@ -4,6 +4,8 @@
 //! an empty file system without any error (NFS.md). So the root holds an id, and whoever uses the
 //! root remembers it; a root without the id, or with another one, is not used.
 
+mod probe;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read};
@@ -15,6 +17,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, Dir, Failure, Fs, OsFs, is_temp_name};
+
+pub use probe::{probe, probe_with};
 
 /// The marker's name in the root.
 const NAME: &str = ".sqlrep-root.json";
@@ -170,6 +174,15 @@ pub enum RootError {
         path: PathBuf,
         /// Who we are.
         uid: u32,
+    },
+    /// Two writers could take the same name.
+    #[error(
+        "replica root {} lets a file take a name that is taken: link(2) does not work there as it \
+         must; use another file system or other mount options", path.display()
+    )]
+    NotExclusive {
+        /// The root.
+        path: PathBuf,
     },
     /// The file system refused.
     #[error("cannot {action} {}", path.display())]

@@ -157,7 +157,7 @@ fn of_agent(info: Info) -> Vec<Check> {
             hint,
         } = health;
         let category = match name.as_str() {
-            "replica-root" => "replica-root",
+            name if name.starts_with("replica-root") => "replica-root",
             "kubelet-root" => "kubelet-root",
             _ => "node-agent",
         };

@@ -1,7 +1,9 @@
 //! `sqlrep.v1.Agent`: who answers.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use sqlrep_pipeline::{RootProbe, sqlite_version};
 use sqlrep_proto::v1;
 use sqlrep_proto::v1::agent_server::Agent;
 use tonic::{Request, Response, Status};
@@ -24,33 +26,91 @@ impl Service {
     fn health(&self) -> Vec<v1::HealthCheck> {
         let Node { fleet, config, .. } = &self.node;
         let root = fleet.root();
-        let full = fleet.pending_bytes() >= config.spool_bytes_max;
-        vec![
-            check(
-                "replica-root",
-                root.problem,
-                "mount the share, or correct --replica-root",
-            ),
+        let (pending, most) = (fleet.pending_bytes(), config.spool_bytes_max);
+        let waits = format!("{} waits for the replica", format_size(pending));
+        let id = root.id.unwrap_or_default();
+        let marked = format!("{}, id {id}", config.replica_root.display());
+        let mut checks = vec![check(
+            "replica-root",
+            root.problem.map_or(Ok(marked), Err),
+            "mount the share, or correct --replica-root",
+        )];
+        checks.extend(root.probe.into_iter().flat_map(of_root));
+        checks.extend([
             check(
                 "spool",
-                full.then(|| {
-                    format!(
-                        "{} waits for the replica",
-                        format_size(fleet.pending_bytes())
-                    )
-                }),
+                if pending < most {
+                    Ok(waits)
+                } else {
+                    Err(waits)
+                },
                 "bring the NAS back, or raise --spool-limit",
             ),
-        ]
+            // An agent in a cluster whose own pod is not there does not start, and none starts
+            // with a SQLite that is too old.
+            check(
+                "kubelet-root",
+                Ok(config.kubelet_root.display().to_string()),
+                "",
+            ),
+            check("sqlite", Ok(sqlite_version().to_owned()), ""),
+        ]);
+        checks
     }
 }
 
-fn check(name: &str, problem: Option<String>, hint: &str) -> v1::HealthCheck {
-    let ok = problem.is_none();
+/// A publish that takes longer keeps commits back more than anything else would.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// Clocks that differ more confuse people who compare times; nothing else looks at the share's.
+const CLOCKS_MS: u64 = 10_000;
+
+/// What was tried on the root.
+fn of_root(probed: Result<RootProbe, String>) -> Vec<v1::HealthCheck> {
+    let RootProbe { took, ahead_ms } = match probed {
+        Ok(probe) => probe,
+        Err(problem) => {
+            let hint = "a replica needs exclusive names: see the mount and the NAS";
+            return vec![check("replica-root-names", Err(problem), hint)];
+        }
+    };
+    let latency = format!("two publishes and a removal take {} ms", took.as_millis());
+    let clock = format!("its clock is {ahead_ms} ms ahead of the node's");
+    vec![
+        check(
+            "replica-root-names",
+            Ok("a name that is taken is refused".to_owned()),
+            "",
+        ),
+        check(
+            "replica-root-latency",
+            if took < SLOW {
+                Ok(latency)
+            } else {
+                Err(latency)
+            },
+            "the share is slow: look at the network, the NAS and its disks",
+        ),
+        check(
+            "replica-root-clock",
+            if ahead_ms.unsigned_abs() < CLOCKS_MS {
+                Ok(clock)
+            } else {
+                Err(clock)
+            },
+            "set the time of the node and of the NAS by NTP",
+        ),
+    ]
+}
+
+/// One check: what was found, or what is wrong.
+fn check(name: &str, found: Result<String, String>, hint: &str) -> v1::HealthCheck {
+    let ok = found.is_ok();
+    let (Ok(message) | Err(message)) = found;
     v1::HealthCheck {
         name: name.to_owned(),
         ok,
-        message: problem.unwrap_or_default(),
+        message,
         hint: if ok { String::new() } else { hint.to_owned() },
     }
 }
@@ -69,7 +129,7 @@ impl Agent for Service {
         } = &self.node;
         Ok(Response::new(v1::InfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            sqlite_version: String::new(),
+            sqlite_version: sqlite_version().to_owned(),
             node: config.node_name.clone(),
             pods: pods(config),
             replica_root: config.replica_root.display().to_string(),

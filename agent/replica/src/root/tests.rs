@@ -151,3 +151,74 @@ fn a_marking_that_crashes_can_be_done_again() {
     }
     panic!("the marking never ends");
 }
+
+/// A file system whose link replaces what is there.
+#[derive(Debug)]
+struct Overwrites;
+
+impl Fs for Overwrites {
+    fn make_dir(&self, dir: &Dir, name: &OsStr) -> io::Result<()> {
+        OsFs.make_dir(dir, name)
+    }
+
+    fn create(&self, dir: &Dir, name: &OsStr, mode: u32) -> io::Result<fs::File> {
+        OsFs.create(dir, name, mode)
+    }
+
+    fn fsync(&self, dir: &Dir, name: &OsStr, file: &fs::File) -> io::Result<()> {
+        OsFs.fsync(dir, name, file)
+    }
+
+    fn set_modified(
+        &self,
+        dir: &Dir,
+        name: &OsStr,
+        file: &fs::File,
+        to: sqlrep_format::Timestamp,
+    ) -> io::Result<()> {
+        OsFs.set_modified(dir, name, file, to)
+    }
+
+    fn link(&self, dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        OsFs.unlink(dir, to).ok();
+        OsFs.link(dir, from, to)
+    }
+
+    fn links(&self, dir: &Dir, name: &OsStr) -> io::Result<u64> {
+        OsFs.links(dir, name)
+    }
+
+    fn rename(&self, dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        OsFs.rename(dir, from, to)
+    }
+
+    fn rename_new(&self, dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        OsFs.rename_new(dir, from, to)
+    }
+
+    fn move_dir(&self, from: &Dir, name: &OsStr, to: &Dir, new: &OsStr) -> io::Result<()> {
+        OsFs.move_dir(from, name, to, new)
+    }
+
+    fn unlink(&self, dir: &Dir, name: &OsStr) -> io::Result<()> {
+        OsFs.unlink(dir, name)
+    }
+
+    fn fsync_dir(&self, dir: &Dir) -> io::Result<()> {
+        OsFs.fsync_dir(dir)
+    }
+}
+
+#[test]
+fn a_probe_says_whether_names_are_exclusive_and_leaves_nothing() {
+    let dir = scratch();
+    fs::write(dir.path().join(".sqlrep-probe-node-1"), b"left by a crash").unwrap();
+    let before = std::time::SystemTime::now() - std::time::Duration::from_secs(5);
+    assert!(probe(dir.path(), "node/1").unwrap() > before);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let error = probe_with(&Overwrites, dir.path(), "node-1").unwrap_err();
+    assert!(matches!(error, RootError::NotExclusive { .. }), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let gone = dir.path().join("gone");
+    assert!(matches!(probe(&gone, "n"), Err(RootError::Missing { .. })));
+}
