@@ -112,7 +112,7 @@ fn a_pod_that_terminates_is_followed_to_its_end_before_the_agent_ends() {
 
 #[test]
 fn what_ended_while_no_agent_ran_is_said_and_counted() {
-    const SAID: &str = "ended while no agent ran";
+    const SAID: &str = "ended while no agent followed it";
     scenario("unread-end", binaries(), |world| {
         let agent = world.agent()?;
         let workload = Workload::new(world.seed);

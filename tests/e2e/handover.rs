@@ -236,15 +236,23 @@ fn a_tail_in_the_spool_comes_before_the_next_pod_of_its_app() {
             pod::rename(&world.replicas(), &world.path("the-share"))?;
             writer.wait_commits(100)?;
             let least = writer.kill()?;
-            scene.pod.delete()?;
+            scene.pod.mark_deleted()?;
+            scene.pod.remove_data()?;
             let spool = world.path("state-n1/spool/default").join(&scene.reference);
             let end = spool.join(&scene.pod.uid).join(".sqlrep/end.json");
             sqlrep_tests::wait("its tail is in the spool", || Ok(end.exists()))?;
             agent.kill()?;
             pod::rename(&world.path("the-share"), &world.replicas())?;
-            // The next agent hears of the next pod as soon as of anything.
+            // The next agent hears of the next pod as soon as of anything; of the old one, every
+            // other time, only that it is still going.
             let next = Pod::start(world, PodOptions::app("app"))?;
+            if round % 2 == 0 {
+                scene.pod.remove_manifest()?;
+            }
             agent = world.agent()?;
+            if round % 2 == 1 {
+                scene.pod.remove_manifest()?;
+            }
             next.wait_ready()?;
             scene = Scene::of(world, next);
             let have = workload.check(&scene.db)?[0];

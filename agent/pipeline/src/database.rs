@@ -554,10 +554,17 @@ impl Database {
         }
     }
 
-    /// An agent that ends leaves what is not shipped in a moment to the next one.
+    /// An agent that ends leaves what is not shipped in a moment to the next one, and what the share
+    /// refuses at once.
     fn give_up_when(&mut self, ending: Ending) {
         if ending == Ending::Shutdown {
-            self.give_up_at = Some(Instant::now() + limits::SHUTDOWN_TAIL);
+            let now = Instant::now();
+            let refused = self.failures > 0;
+            self.give_up_at = Some(if refused {
+                now
+            } else {
+                now + limits::SHUTDOWN_TAIL
+            });
         }
     }
 

@@ -167,6 +167,11 @@ impl Context {
         lock(&self.restored).insert((pod_uid.to_owned(), id.clone()));
     }
 
+    /// Whether that is noted.
+    pub(crate) fn was_restored(&self, pod_uid: &str, id: &DbId) -> bool {
+        lock(&self.restored).contains(&(pod_uid.to_owned(), id.clone()))
+    }
+
     /// Whether that was still noted.
     pub(crate) fn forget_restored(&self, pod_uid: &str, id: &DbId) -> bool {
         lock(&self.restored).remove(&(pod_uid.to_owned(), id.clone()))
@@ -441,9 +446,11 @@ impl Fleet {
     /// The pod is going: drains its databases. Returns when all tails are in the spool and every
     /// descriptor is closed; shipping goes on by itself.
     pub async fn release(&self, pod_uid: &str) {
+        let of_pod = self.handles(|key| key.pod_uid == pod_uid);
+        // Before the pod is forgotten: from then on its app's next pod may be restored.
+        self.ship_left_behind(pod_uid);
         self.context.pods().remove(pod_uid);
         lock(&self.context.endings).remove(pod_uid);
-        let of_pod = self.handles(|key| key.pod_uid == pod_uid);
         drain_all(&of_pod, Ask::Release).await;
         // What had no actor (unsupported, or restored and never opened) has nothing to drain.
         for (key, _) in self.context.board.rows_with_keys() {

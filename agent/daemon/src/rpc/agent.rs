@@ -75,7 +75,7 @@ fn of_root(probed: Result<RootProbe, String>) -> Vec<v1::HealthCheck> {
         }
     };
     let latency = format!("two publishes and a removal take {} ms", took.as_millis());
-    let clock = format!("its clock is {ahead_ms} ms ahead of the node's");
+    let clock = format!("its clock differs from the node's by {ahead_ms} ms");
     vec![
         check(
             "replica-root-names",

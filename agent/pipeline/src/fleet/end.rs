@@ -78,15 +78,40 @@ impl Fleet {
 
     /// Tails in the spool whose pods are gone: they are shipped and their replicas released.
     pub(super) fn ship_orphans(&self) {
-        let held = self.context.spool.databases().unwrap_or_else(|error| {
-            tracing::error!(err = %error, "cannot look for tails of pods that are gone");
-            Vec::new()
-        });
-        for Held { id, pod_uid, .. } in held {
+        for Held { id, pod_uid, .. } in self.held() {
             if !self.context.lives(&pod_uid) && self.holds_something(&id, &pod_uid) {
                 self.ship_orphan(&id, &pod_uid);
             }
         }
+    }
+
+    /// The same for a pod that this agent knew, and whose files were gone before they were found:
+    /// what the agent before this one captured of it.
+    pub(super) fn ship_left_behind(&self, pod_uid: &str) {
+        for Held { id, .. } in self
+            .held()
+            .into_iter()
+            .filter(|held| held.pod_uid == pod_uid)
+        {
+            let of_it = |key: &Key| {
+                (
+                    key.pod_uid.as_str(),
+                    key.volume.as_str(),
+                    key.path.as_path(),
+                ) == (pod_uid, id.volume(), id.path())
+            };
+            let known = self.context.was_restored(pod_uid, &id) || !self.handles(of_it).is_empty();
+            if !known && self.holds_something(&id, pod_uid) {
+                self.ship_orphan(&id, pod_uid);
+            }
+        }
+    }
+
+    fn held(&self) -> Vec<Held> {
+        self.context.spool.databases().unwrap_or_else(|error| {
+            tracing::error!(err = %error, "cannot look for tails of pods that are gone");
+            Vec::new()
+        })
     }
 
     /// Whether a gone pod left something to ship. Commits are missing unless it had been read to
@@ -100,7 +125,7 @@ impl Fleet {
         if !spool.end_is_known() {
             let read = read.unwrap_or_else(|| "0".to_owned());
             let what = format!(
-                "pod {pod_uid} ended while no agent ran on this node; what it may have committed after \
+                "pod {pod_uid} ended while no agent followed it; what it may have committed after \
                  TXID {read} is lost"
             );
             self.context.note_unread_end(id, &what);

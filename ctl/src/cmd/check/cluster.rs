@@ -24,9 +24,11 @@ const OURS: [Right; 3] = [
 ];
 
 /// What agents cannot do without.
-const THEIRS: [Right; 5] = [
+const THEIRS: [Right; 7] = [
     right("watch", "", "pods", true),
     right("get", "", "namespaces", true),
+    right("get", "", "nodes", true),
+    right("create", "", "configmaps", false),
     right("create", "events.k8s.io", "events", true),
     right("create", "authentication.k8s.io", "tokenreviews", true),
     right(
