@@ -143,6 +143,46 @@ fn a_database_that_is_replaced_or_removed_is_noticed() {
 }
 
 #[test]
+fn a_wal_that_is_deleted_under_its_app_blinds_nobody() {
+    scenario("bare", binaries(), |world| {
+        let agent = world.agent()?;
+        let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        let on_replica = |n: &str| {
+            wait(&format!("n = {n} is on the replica"), || {
+                let out = fresh(world, "bare");
+                world.ctl().restore(&scene.replica, &out, &[])?.done()?;
+                Ok(Sqlite::once(&out, "SELECT n FROM clock;")? == n)
+            })
+        };
+        let mut old = Sqlite::open(&scene.db)?;
+        old.run("UPDATE clock SET n = 1001;")?;
+        on_replica("1001")?;
+        let beside = ["-wal", "-shm"].map(|end| image::beside(&scene.db, end));
+        for file in &beside {
+            fs::remove_file(file)?;
+        }
+        old.run("UPDATE clock SET n = 1002;")?;
+        on_replica("1002")?;
+        wait("the state says what happened", || {
+            let row = agent.ctl().row(&scene.reference)?;
+            Ok(row.is_some_and(|row| row.0.to_string().contains("was deleted while")))
+        })?;
+        old.run("UPDATE clock SET n = 1003;")?;
+        on_replica("1003")?;
+        ensure!(
+            beside.iter().all(|file| !file.exists()),
+            "the agent made files beside a database that has lost its own"
+        );
+        // its last close copies what only the deleted WAL held
+        old.close()?;
+        Sqlite::once(&scene.db, "UPDATE clock SET n = n + 1;")?;
+        on_replica("1004")?;
+        agent.ctl().wait_following(&scene.reference)?;
+        scene.prove_equal(world, &agent)
+    });
+}
+
+#[test]
 fn a_healthy_agent_serves_its_health_and_its_figures() {
     scenario("figures", binaries(), |world| -> Result<()> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use sqlrep_tests::{
     Agent, AgentOptions, Pod, PodOptions, Sqlite, Workload, World, image, ltx, pod, scenario, wait,
 };
@@ -32,15 +32,20 @@ pub(crate) fn second_node(world: &World) -> Result<(Agent, PodOptions)> {
     Ok((world.agent_with(options)?, pod))
 }
 
-/// The only branch of a replica.
+/// The only branch of a replica, which is made with its first file: a moment after the state says
+/// that there is to be one.
 fn branch(replica: &Path) -> Result<String> {
     let dir = replica.join(".sqlrep/branches");
-    let entries = fs::read_dir(&dir).with_context(|| format!("no branch: {}", dir.display()))?;
-    let names: Vec<String> = entries
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect::<Result<_>>()?;
+    let mut names = Vec::new();
+    wait("the branch is there", || {
+        names.clear();
+        for entry in fs::read_dir(&dir).into_iter().flatten() {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        Ok(!names.is_empty())
+    })?;
     ensure!(names.len() == 1, "branches: {names:?}");
-    Ok(names[0].clone())
+    Ok(names.swap_remove(0))
 }
 
 /// The fenced database's image is what its branch restores.

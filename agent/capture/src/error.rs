@@ -105,6 +105,18 @@ pub enum Error {
         /// The database.
         path: PathBuf,
     },
+    /// Its `-wal` or `-shm` was deleted while it was in use. What is committed into the deleted one
+    /// is captured all the same; [`crate::Look::Replaced`] follows when somebody made a new one.
+    #[error(
+        "the -wal or the -shm of {} was deleted while it was in use: processes that have it open \
+         go on with the deleted one, and are captured; what they commit is lost to whoever opens \
+         it next. Restart the app, and delete these files only while nobody has the database open",
+        path.display()
+    )]
+    Bare {
+        /// The database.
+        path: PathBuf,
+    },
     /// The WAL ends before what was published.
     #[error(
         "the WAL of {} was cut short: {published} frames were committed, {held} are there; \
@@ -237,6 +249,7 @@ impl Error {
         match self {
             Self::Busy { .. }
             | Self::Torn { .. }
+            | Self::Bare { .. }
             | Self::Held { .. }
             | Self::ContinuityLost { .. }
             | Self::Sqlite { .. } => true,

@@ -77,6 +77,14 @@ impl Follower {
         }
     }
 
+    /// Whether pages that were read wait to be cut.
+    pub fn has_pending(&self) -> bool {
+        match self {
+            Self::Wal(session) => session.pending_pages() > 0,
+            Self::Pages(_) => false, // they are read when they are cut
+        }
+    }
+
     /// See [`Session::cut`].
     pub fn cut(&mut self, now: Timestamp) -> Result<Option<Entry>, Error> {
         match self {

@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, OFlags, Stat};
 use sqlrep_format::PageSize;
@@ -69,10 +69,15 @@ impl Inode {
     }
 }
 
-/// Whether the database's path still leads to the file that is open.
+/// Whether the database's path, and those of its `-wal` and `-shm`, still lead to the files that
+/// are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whereabouts {
     Here,
+    /// The database is here; its `-wal` or its `-shm` was deleted, which SQLite does not do while
+    /// we have locks. Who has them open goes on with them; the next to come makes new ones.
+    Bare,
+    /// One of the paths leads to another file.
     Replaced,
     Unlinked,
 }
@@ -83,15 +88,42 @@ pub(crate) enum Whereabouts {
 #[derive(Debug)]
 pub(crate) struct Live {
     link: Option<Link>,
-    shm: File,
-    wal: File,
+    shm: Beside,
+    wal: Beside,
     db: File,
     volume: OwnedFd,
     file: LiveFile,
     owner: Owner,
     mode: u32,
     page_size: PageSize,
+    /// Our locks were taken back: this is of no use any more but to read what is left.
+    disowned: bool,
     claim: Claim,
+}
+
+/// A file that SQLite keeps beside the database.
+#[derive(Debug)]
+struct Beside {
+    file: File,
+    inode: Inode,
+    path: PathBuf,
+}
+
+impl Beside {
+    fn open(volume: &OwnedFd, file: &LiveFile, suffix: &str) -> Result<Self, Error> {
+        let path = file.beside(suffix);
+        let opened = open_beneath(volume, file, &path, OFlags::RDONLY)?;
+        let stat = checked_stat(&opened, &file.full_path())?;
+        Ok(Self {
+            file: opened,
+            inode: Inode::of(&stat),
+            path,
+        })
+    }
+
+    fn whereabouts(&self, volume: &OwnedFd) -> Whereabouts {
+        whereabouts(volume, &self.path, self.inode)
+    }
 }
 
 impl Live {
@@ -126,17 +158,16 @@ impl Live {
             other => return Err(not_wal(path, other)),
         };
         let link = Link::open(&volume, file, owner)?;
-        let shm = open_beneath(&volume, file, &file.beside("-shm"), OFlags::RDONLY)?;
-        checked_stat(&shm, &path)?;
+        let shm = Beside::open(&volume, file, "-shm")?;
         // The link holds the same byte: its process is this one, its lock is another.
-        if !ffi::lock(&shm, DMS_BYTE, Lock::Shared).map_err(Error::io("lock the -shm of", &path))? {
+        let marked = ffi::lock(&shm.file, DMS_BYTE, Lock::Shared);
+        if !marked.map_err(Error::io("lock the -shm of", &path))? {
             return Err(Error::Busy {
                 path,
                 what: "its wal-index is being created",
             });
         }
-        let wal = open_beneath(&volume, file, &file.beside("-wal"), OFlags::RDONLY)?;
-        checked_stat(&wal, &path)?;
+        let wal = Beside::open(&volume, file, "-wal")?;
         let link = Some(link);
         let file = file.clone();
         let live = Self {
@@ -149,6 +180,7 @@ impl Live {
             owner,
             mode,
             page_size,
+            disowned: false,
             claim,
         };
         if live.whereabouts() != Whereabouts::Here {
@@ -173,11 +205,11 @@ impl Live {
     }
 
     pub(crate) fn shm(&self) -> &File {
-        &self.shm
+        &self.shm.file
     }
 
     pub(crate) fn wal(&self) -> &File {
-        &self.wal
+        &self.wal.file
     }
 
     pub(crate) fn db(&self) -> &File {
@@ -187,7 +219,7 @@ impl Live {
     /// The published state; `None` when it was caught half-written.
     pub(crate) fn published(&self) -> Result<Option<Published>, Error> {
         let mut bytes = [0; INDEX_HEADER_BYTES];
-        let read = read_full(&self.shm, &mut bytes, 0)
+        let read = read_full(self.shm(), &mut bytes, 0)
             .map_err(Error::io("read the -shm of", self.path()))?;
         let published = Published::parse(bytes.get(..read).unwrap_or_default());
         published.map_err(|error| Error::WalMismatch {
@@ -198,43 +230,59 @@ impl Live {
 
     /// Whether a writer is in the middle of a transaction, or somebody of a checkpoint.
     pub(crate) fn is_at_work(&self) -> Result<bool, Error> {
-        ffi::is_locked(&self.shm, WORK_BYTES).map_err(Error::io("query locks of", self.path()))
+        ffi::is_locked(self.shm(), WORK_BYTES).map_err(Error::io("query locks of", self.path()))
     }
 
-    /// Where the path leads now.
+    /// Where the paths lead now. A file that took the database's place while its `-wal` is still
+    /// there is not believed yet: SQLite would play that WAL onto it.
     pub(crate) fn whereabouts(&self) -> Whereabouts {
-        whereabouts(&self.volume, &self.file, self.claim.inode())
-    }
-
-    /// Opens the `-wal` again if its path leads to another file now. Only a process that does not
-    /// know SQLite's rules exchanges it; what is in the new one is then judged by its salts.
-    pub(crate) fn reopen_wal(&mut self) -> Result<bool, Error> {
-        let path = self.path();
-        let wal = open_beneath(
-            &self.volume,
-            &self.file,
-            &self.file.beside("-wal"),
-            OFlags::RDONLY,
-        )?;
-        let (old, new) = (checked_stat(&self.wal, &path), checked_stat(&wal, &path)?);
-        if old.is_ok_and(|old| Inode::of(&old) == Inode::of(&new)) {
-            return Ok(false);
+        let db = whereabouts(&self.volume, self.file.path(), self.claim.inode());
+        let wal = self.wal.whereabouts(&self.volume);
+        match (db, wal, self.shm.whereabouts(&self.volume)) {
+            (Whereabouts::Replaced, Whereabouts::Here, _) => Whereabouts::Unlinked,
+            (Whereabouts::Replaced | Whereabouts::Unlinked, ..) => db,
+            (_, Whereabouts::Here, Whereabouts::Here) if !self.disowned => Whereabouts::Here,
+            (_, Whereabouts::Unlinked, Whereabouts::Here | Whereabouts::Unlinked)
+            | (_, Whereabouts::Here, Whereabouts::Unlinked) => Whereabouts::Bare,
+            _ => Whereabouts::Replaced, // or put back after we let go of it
         }
-        self.wal = wal; // a -wal carries no locks: the old one may be closed
-        Ok(true)
     }
 
-    /// The connection, opened if there is none. It may create files: not for a terminating pod.
+    /// Takes back what says that this process uses the database, whose `-wal` or `-shm` was
+    /// deleted. Then the last close of those who have it open copies what they committed into the
+    /// database file, and whoever comes next makes a `-shm` anew and does not believe the old one.
+    pub(crate) fn disown(&mut self) -> Result<(), Error> {
+        self.unlink();
+        self.disowned = true;
+        for (file, bytes) in [(self.shm(), DMS_BYTE), (self.db(), SHARED_BYTES)] {
+            let released = ffi::lock(file, bytes, Lock::Release);
+            released.map_err(Error::io("unlock", self.path()))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the database is in WAL mode still, which only locks of ours guarantee.
+    pub(crate) fn is_wal(&self) -> Result<bool, Error> {
+        let header = read_header(&self.db, &self.path())?;
+        Ok(matches!(header, Probe::Wal { .. }))
+    }
+
+    /// The connection, opened if there is none. It may create files: not for a terminating pod,
+    /// and not beside a database whose `-wal` or `-shm` was deleted, for what is in them would be
+    /// cut off.
     pub(crate) fn link(&mut self) -> Result<&Link, Error> {
         let link = match self.link.take() {
             Some(link) => link,
-            None => Link::open(&self.volume, &self.file, self.owner)?,
+            None => self.second_link()?,
         };
         Ok(self.link.insert(link))
     }
 
     /// A connection besides that one.
     pub(crate) fn second_link(&self) -> Result<Link, Error> {
+        if self.whereabouts() == Whereabouts::Bare {
+            return Err(Error::Bare { path: self.path() });
+        }
         Link::open(&self.volume, &self.file, self.owner)
     }
 
@@ -261,7 +309,7 @@ impl Live {
     /// The size of the `-wal` file; SQLite keeps it at its largest.
     pub(crate) fn wal_file_bytes(&self) -> Result<u64, Error> {
         Ok(self
-            .wal
+            .wal()
             .metadata()
             .map_err(Error::io("stat the -wal of", self.path()))?
             .len())
@@ -275,9 +323,9 @@ fn owned_now(file: &File) -> Option<(u32, u32, u32)> {
     Some((now.uid(), now.gid(), now.mode() & 0o7777))
 }
 
-fn whereabouts(volume: &OwnedFd, file: &LiveFile, inode: Inode) -> Whereabouts {
+fn whereabouts(volume: &OwnedFd, path: &Path, inode: Inode) -> Whereabouts {
     // Only compared, never opened: it may lead where it will.
-    match rustix::fs::statat(volume, file.path(), AtFlags::SYMLINK_NOFOLLOW) {
+    match rustix::fs::statat(volume, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if Inode::of(&stat) == inode => Whereabouts::Here,
         Ok(_) => Whereabouts::Replaced,
         Err(_) => Whereabouts::Unlinked,

@@ -109,7 +109,7 @@ impl Pages {
         match self.live.whereabouts() {
             Whereabouts::Replaced => return Ok(Look::Replaced),
             Whereabouts::Unlinked => return Ok(Look::Unlinked),
-            Whereabouts::Here => {}
+            Whereabouts::Here | Whereabouts::Bare => {}
         }
         // Without the lock a header is a hint: it may be in the middle of being written.
         let Ok(facts) = self.live.facts() else {

@@ -15,7 +15,7 @@ use crate::tail;
 ///
 /// A WAL that was reset meanwhile never qualifies: frames that nobody saw may have been in it.
 pub(crate) fn resume(
-    live: &mut Live,
+    live: &Live,
     published: &Published,
     position: &Position,
 ) -> Result<Option<Cursor>, Error> {

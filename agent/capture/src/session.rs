@@ -123,7 +123,7 @@ impl Session {
                 });
             }
             let published = self.published_or_repaired()?;
-            if let Some(cursor) = position::resume(&mut self.live, &published, &position)? {
+            if let Some(cursor) = position::resume(&self.live, &published, &position)? {
                 self.begin_at(Some(cursor));
                 self.settle(&published)?;
                 return Ok(Start::Resumed);
@@ -140,6 +140,11 @@ impl Session {
     pub fn look(&mut self) -> Result<Look, Error> {
         self.must_be_started()?;
         let whereabouts = self.live.whereabouts();
+        match whereabouts {
+            Whereabouts::Replaced => return Ok(Look::Replaced),
+            Whereabouts::Unlinked => return Ok(Look::Unlinked),
+            Whereabouts::Here | Whereabouts::Bare => {}
+        }
         let Some(published) = self.published()? else {
             self.torn_looks += 1;
             if self.torn_looks > TORN_LOOKS && whereabouts == Whereabouts::Here {
@@ -148,15 +153,13 @@ impl Session {
             return Ok(Look::Uncommitted);
         };
         self.torn_looks = 0;
-        match whereabouts {
-            Whereabouts::Replaced => return Ok(Look::Replaced),
-            Whereabouts::Unlinked => return Ok(Look::Unlinked),
-            Whereabouts::Here => {}
-        }
         self.count_ebb(&published);
         if self.is_new(&published) {
             self.quiet_looks = 0;
             return Ok(Look::New);
+        }
+        if whereabouts == Whereabouts::Bare {
+            return self.look_bare();
         }
         let look = if self.live.is_at_work()? {
             Look::Uncommitted
@@ -343,6 +346,17 @@ impl Session {
 
 /// The parts of the calls above.
 impl Session {
+    /// Nothing new in a WAL that was deleted.
+    fn look_bare(&mut self) -> Result<Look, Error> {
+        self.live.disown()?;
+        if !self.live.is_wal()? {
+            return Ok(Look::Replaced); // by itself, in another journal mode
+        }
+        Err(Error::Bare {
+            path: self.live.path(),
+        })
+    }
+
     fn must_be_started(&self) -> Result<(), Error> {
         if self.started {
             Ok(())

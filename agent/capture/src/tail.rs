@@ -36,16 +36,11 @@ pub(crate) struct Scan {
     pub(crate) commit: Option<PageCount>,
 }
 
-/// The header of the WAL with the published generation. Another one means that the `-wal` was
-/// exchanged by somebody who does not know SQLite's rules.
-pub(crate) fn header(live: &mut Live, published: &Published) -> Result<Header, Error> {
-    let header = read_header(live)?;
-    match header {
+/// The header of the WAL with the published generation. Another one means that somebody who does
+/// not know SQLite's rules wrote there.
+pub(crate) fn header(live: &Live, published: &Published) -> Result<Header, Error> {
+    match read_header(live)? {
         Some(header) if header.salts == published.salts => Ok(header),
-        _ if live.reopen_wal()? => match read_header(live)? {
-            Some(header) if header.salts == published.salts => Ok(header),
-            header => Err(no_such_generation(live, published, header)),
-        },
         header => Err(no_such_generation(live, published, header)),
     }
 }

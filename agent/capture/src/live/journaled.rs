@@ -138,7 +138,7 @@ impl Journaled {
     }
 
     pub(crate) fn whereabouts(&self) -> Whereabouts {
-        whereabouts(&self.volume, &self.file, self.claim.inode())
+        whereabouts(&self.volume, self.file.path(), self.claim.inode())
     }
 
     /// Takes the SHARED lock as SQLite does: behind a writer that waits, never before it.

@@ -59,9 +59,10 @@ pub enum Look {
     Uncommitted,
     /// Commits that were not read yet: step.
     New,
-    /// The path leads to another file: step and cut what is left here, then open that one.
+    /// The path leads to another file, or that of the `-wal` or `-shm` does: step and cut what is left here, then open that one.
     Replaced,
-    /// The path leads nowhere: what is left here can still be read.
+    /// The path leads nowhere, or to another file while the `-wal` of this one is still beside it.
+    /// What is left here can still be read.
     Unlinked,
 }
 

@@ -101,7 +101,7 @@ impl Session {
             }
             _ if !self.may_reset => Err(lost("it was reset although it was held")),
             _ => {
-                let header = tail::header(&mut self.live, published)?;
+                let header = tail::header(&self.live, published)?;
                 let cursor = Cursor::start(&header);
                 Ok((cursor, cursor.offset()))
             }

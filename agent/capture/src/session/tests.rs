@@ -10,6 +10,7 @@ use super::*;
 use crate::testing::{App, Bench, apply, locks, pages_of};
 
 mod attach;
+mod beside;
 mod continuity;
 mod guards;
 mod load;

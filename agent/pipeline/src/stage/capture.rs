@@ -292,7 +292,7 @@ impl Thread<'_> {
     /// One turn: look, read, cut, checkpoint, each if it is due. `false`: attach anew.
     fn work(&mut self, session: &mut Follower) -> Result<bool, StageError> {
         if self.pace.look_due(Instant::now()) {
-            match session.look()? {
+            match self.look(session)? {
                 Look::New => {
                     self.step(session)?;
                     self.checkpoint(session)?;
@@ -323,6 +323,15 @@ impl Thread<'_> {
             self.cut(session)?;
         }
         Ok(true)
+    }
+
+    /// Looks. What was read before is whole whatever a look meets, and must not wait for it.
+    fn look(&mut self, session: &mut Follower) -> Result<Look, StageError> {
+        let look = session.look();
+        if look.is_err() && session.has_pending() {
+            self.cut(session)?;
+        }
+        Ok(look?)
     }
 
     fn step(&mut self, session: &mut Follower) -> Result<(), StageError> {
