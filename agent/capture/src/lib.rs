@@ -27,4 +27,4 @@ pub use follower::Follower;
 pub use live::{LiveFile, Probe, convert_to_wal, probe};
 pub use pages::Pages;
 pub use session::{Look, Options, Session, Start, Step};
-pub use setup::{init, sqlite_version};
+pub use setup::{give_back_memory, init, sqlite_version};

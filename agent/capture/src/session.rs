@@ -17,7 +17,7 @@ use crate::checkpoint::{Checkpoint, Need};
 use crate::hold::Hold;
 use crate::live::{Live, LiveFile, Published, Whereabouts};
 use crate::pending::Pending;
-use crate::{Error, init, position};
+use crate::{Error, init, position, setup};
 
 pub use facts::{Look, Options, Start, Step};
 use writing::Batch;
@@ -341,6 +341,7 @@ impl Session {
         self.live.unlink();
         self.pending.relax();
         self.buffer = Vec::new();
+        setup::note_freed();
     }
 }
 

@@ -1,6 +1,7 @@
-//! SQLite's settings for the whole process.
+//! Settings for the whole process: SQLite's, and the allocator's.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Error, ffi};
 
@@ -17,7 +18,10 @@ pub fn init() -> Result<(), Error> {
             found: rusqlite::version(),
         });
     }
-    let lean = *CONFIGURED.get_or_init(ffi::configure_sqlite);
+    let lean = *CONFIGURED.get_or_init(|| {
+        ffi::configure_allocator();
+        ffi::configure_sqlite()
+    });
     if !lean {
         tracing::debug!("SQLite was in use before it could be made lean: it takes more memory");
     }
@@ -27,4 +31,20 @@ pub fn init() -> Result<(), Error> {
 /// The version of the SQLite that is linked, as in "3.54.0".
 pub fn sqlite_version() -> &'static str {
     rusqlite::version()
+}
+
+/// Whether buffers were dropped since memory was last given back.
+static FREED: AtomicBool = AtomicBool::new(false);
+
+/// A database that fell quiet has dropped its buffers.
+pub(crate) fn note_freed() {
+    FREED.store(true, Ordering::Relaxed);
+}
+
+/// Gives memory that quiet databases have freed back to the system, which the allocator would
+/// keep. Costs nothing where nothing was freed; to be called every few seconds.
+pub fn give_back_memory() {
+    if FREED.swap(false, Ordering::Relaxed) {
+        ffi::trim_allocator();
+    }
 }

@@ -184,7 +184,10 @@ impl<F: Flow> Adoption<F> {
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     self.timers(Instant::now());
                 }
-                _ = pulse.tick() => self.context.pulse.beat(),
+                _ = pulse.tick() => {
+                    self.context.pulse.beat();
+                    sqlrep_pipeline::give_back_memory();
+                }
             }
         }
     }

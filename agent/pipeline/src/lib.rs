@@ -30,7 +30,7 @@ pub use requests::{
     RestoreStream,
 };
 pub use root::{RootHealth, RootMemory, RootProbe};
-pub use sqlrep_capture::{demo, sqlite_version};
+pub use sqlrep_capture::{demo, give_back_memory, sqlite_version};
 pub use sqlrep_format::{Crc64, Timestamp, Txid, TxidRange};
 pub use sqlrep_replica::{DbId, Ownership, Point, Verified};
 pub use stage::restore::RestoredDatabase;
