@@ -18,6 +18,7 @@ mod snapshot;
 mod tail;
 #[cfg(test)]
 mod testing;
+mod window;
 
 pub use cadence::Cadence;
 pub use checkpoint::{Checkpoint, Mode};

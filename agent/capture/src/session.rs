@@ -17,6 +17,7 @@ use crate::checkpoint::{Checkpoint, Need};
 use crate::hold::Hold;
 use crate::live::{Live, LiveFile, Published, Whereabouts};
 use crate::pending::Pending;
+use crate::window::Window;
 use crate::{Error, init, position, setup};
 
 pub use facts::{Look, Options, Start, Step};
@@ -63,7 +64,7 @@ pub struct Session {
     started: bool,
     /// A step failed half-way: the pending pages are of no commit until one succeeds.
     mixed: bool,
-    buffer: Vec<u8>,
+    window: Window,
     last_seen: Option<Published>,
     torn_looks: u32,
     quiet_looks: u32,
@@ -97,7 +98,7 @@ impl Session {
             may_reset: false,
             started: false,
             mixed: false,
-            buffer: Vec::new(),
+            window: Window::default(),
             last_seen: None,
             torn_looks: 0,
             quiet_looks: 0,
@@ -340,7 +341,7 @@ impl Session {
     pub fn relax(&mut self) {
         self.live.unlink();
         self.pending.relax();
-        self.buffer = Vec::new();
+        self.window.relax();
         setup::note_freed();
     }
 }

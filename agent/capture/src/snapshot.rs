@@ -14,6 +14,7 @@ use sqlrep_spool::{PageChecksums, PageSource};
 use crate::Error;
 use crate::live::{Live, Published, read_full};
 use crate::tail::{self, Latest};
+use crate::window::Window;
 
 /// A state that can be read while its marks are held.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ impl State {
     pub(crate) fn read(
         live: &mut Live,
         published: Published,
-        buffer: &mut Vec<u8>,
+        window: &mut Window,
     ) -> Result<Self, Error> {
         if published.mx_frame == 0 {
             let pages = live.file_bytes()? / u64::from(live.page_size().get());
@@ -60,7 +61,7 @@ impl State {
                 reason,
             });
         }
-        let scan = tail::scan(live, Cursor::start(&header), &published, buffer)?;
+        let scan = tail::scan(live, Cursor::start(&header), &published, window)?;
         let commit = scan.commit.ok_or_else(|| Error::WalMismatch {
             path: live.path(),
             reason: "no frame ends a transaction".to_owned(),

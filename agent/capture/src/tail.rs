@@ -14,9 +14,7 @@ use sqlrep_format::{PageCount, Pgno};
 use crate::Error;
 use crate::live::{Live, Published, read_full};
 use crate::pending::Pending;
-
-/// How much of the WAL is read at once.
-const CHUNK_BYTES: usize = 256 * 1024;
+use crate::window::Window;
 
 /// What one read of the tail brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,14 +90,14 @@ pub(crate) fn scan(
     live: &Live,
     cursor: Cursor,
     published: &Published,
-    buffer: &mut Vec<u8>,
+    window: &mut Window,
 ) -> Result<Scan, Error> {
     let mut scan = Scan {
         cursor,
         latest: Vec::new(),
         commit: None,
     };
-    let stopped = scan_frames(live, &mut scan, published.mx_frame, buffer)?;
+    let stopped = scan_frames(live, &mut scan, published.mx_frame, window)?;
     match stopped {
         Some(Stop::End) => Err(Error::WalTruncated {
             path: live.path(),
@@ -139,7 +137,7 @@ pub(crate) fn scan(
 pub(crate) fn scan_to_last_commit(
     live: &Live,
     cursor: Cursor,
-    buffer: &mut Vec<u8>,
+    window: &mut Window,
 ) -> Result<Scan, Error> {
     let mut ahead = Scan {
         cursor,
@@ -153,7 +151,7 @@ pub(crate) fn scan_to_last_commit(
     };
     loop {
         let next = ahead.cursor.frames().saturating_add(1);
-        if scan_frames(live, &mut ahead, next, buffer)?.is_some() {
+        if scan_frames(live, &mut ahead, next, window)?.is_some() {
             break;
         }
         if let Some(commit) = ahead.commit.take() {
@@ -178,24 +176,15 @@ fn scan_frames(
     live: &Live,
     scan: &mut Scan,
     to_frame: u32,
-    buffer: &mut Vec<u8>,
+    window: &mut Window,
 ) -> Result<Option<Stop>, Error> {
-    let frame_bytes = scan.cursor.frame_bytes();
-    let chunk_frames = (CHUNK_BYTES / frame_bytes).max(1);
+    window.begin(scan.cursor.frames(), scan.cursor.frame_bytes());
     while scan.cursor.frames() < to_frame {
-        let left = (to_frame - scan.cursor.frames()) as usize;
-        let wanted = left.min(chunk_frames) * frame_bytes;
-        if buffer.len() < wanted {
-            buffer.resize(wanted, 0);
-        }
-        let chunk = buffer.get_mut(..wanted).unwrap_or_default();
-        let read = read_full(live.wal(), chunk, scan.cursor.offset())
+        let room = window.room((to_frame - scan.cursor.frames()) as usize);
+        let wanted = room.len();
+        let read = read_full(live.wal(), room, scan.cursor.offset())
             .map_err(Error::io("read the -wal of", live.path()))?;
-        for frame in chunk
-            .get(..read)
-            .unwrap_or_default()
-            .chunks_exact(frame_bytes)
-        {
+        for frame in window.filled(read) {
             let index = scan.cursor.frames();
             match scan.cursor.next(frame) {
                 Ok(header) => {
@@ -218,8 +207,14 @@ fn newest_only(latest: &mut Latest) {
     latest.dedup_by_key(|&mut (pgno, _)| pgno);
 }
 
-/// Copies the newest version of each page of a scan into the pending set.
-pub(crate) fn collect(live: &Live, scan: &Scan, pending: &mut Pending) -> Result<u32, Error> {
+/// Copies the newest version of each page of a scan into the pending set: from `window`, which the
+/// scan was read through, or once more from the WAL where it was too long for that.
+pub(crate) fn collect(
+    live: &Live,
+    scan: &Scan,
+    window: &Window,
+    pending: &mut Pending,
+) -> Result<u32, Error> {
     let Some(commit) = scan.commit else {
         return Ok(0);
     };
@@ -227,8 +222,17 @@ pub(crate) fn collect(live: &Live, scan: &Scan, pending: &mut Pending) -> Result
     let mut pages = 0;
     for &(pgno, frame) in &scan.latest {
         if commit.contains(pgno) && pgno != lock_page {
+            let held = window
+                .frame(frame)
+                .and_then(|frame| frame.get(FRAME_HEADER_BYTES..));
             pending
-                .put(pgno, |page| read_page(live, frame, page))
+                .put(pgno, |page| match held {
+                    Some(held) => {
+                        page.copy_from_slice(held);
+                        Ok(())
+                    }
+                    None => read_page(live, frame, page),
+                })
                 .map_err(Error::io("copy pages from the -wal of", live.path()))?;
             pages += 1;
         }

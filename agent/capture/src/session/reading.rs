@@ -69,7 +69,7 @@ impl Session {
     /// Reads from the cursor to the end of what is published.
     pub(super) fn advance(&mut self, published: &Published) -> Result<tail::Batch, Error> {
         let (cursor, span_from) = self.cursor_for(published)?;
-        let scan = tail::scan(&self.live, cursor, published, &mut self.buffer)?;
+        let scan = tail::scan(&self.live, cursor, published, &mut self.window)?;
         self.take(&scan, span_from)
     }
 
@@ -77,7 +77,7 @@ impl Session {
     pub(super) fn take(&mut self, scan: &tail::Scan, span_from: u64) -> Result<tail::Batch, Error> {
         let before = self.cursor.filter(|c| c.salts() == scan.cursor.salts());
         self.mixed = true;
-        let pages = tail::collect(&self.live, scan, &mut self.pending)?;
+        let pages = tail::collect(&self.live, scan, &self.window, &mut self.pending)?;
         self.mixed = false;
         self.cursor = Some(scan.cursor);
         self.span_from = span_from;
@@ -124,7 +124,7 @@ impl Session {
             }
             _ => (Cursor::start(&header), HEADER_BYTES as u64),
         };
-        let scan = tail::scan_to_last_commit(&self.live, cursor, &mut self.buffer)?;
+        let scan = tail::scan_to_last_commit(&self.live, cursor, &mut self.window)?;
         if scan.commit.is_some() {
             self.take(&scan, span_from)?;
         }

@@ -230,7 +230,7 @@ fn an_idle_session_gives_its_connection_and_memory_back() {
         session.look().unwrap();
     }
     assert!(!session.live.is_linked());
-    assert_eq!(session.buffer.capacity(), 0);
+    assert_eq!(session.window.memory_bytes(), 0);
     // Without a connection the hold stands, and following goes on.
     assert!(
         locks(&bench.beside("-shm"))

@@ -52,7 +52,7 @@ impl Session {
         captured: Option<&mut PageChecksums>,
     ) -> Result<u32, Error> {
         let published = self.published_or_repaired()?;
-        let state = State::read(&mut self.live, published, &mut self.buffer)?;
+        let state = State::read(&mut self.live, published, &mut self.window)?;
         let mut from = Pgno::FIRST;
         let mut captured = captured;
         if let (Some(sums), Some(position)) = (captured.as_deref_mut(), self.spool.position()) {

@@ -391,3 +391,29 @@ fn a_drain_keeps_what_was_read_when_the_rest_is_damaged() {
     assert!(session.drain(bench.now()).unwrap_err().is_corrupt());
     assert_eq!(bench.spool.pending().len(), files + 1);
 }
+
+#[test]
+fn the_bytes_that_were_proven_are_the_bytes_that_are_captured() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    session.step().unwrap();
+    app.insert(40);
+    let published = session.published().unwrap().unwrap();
+    let (cursor, span_from) = session.cursor_for(&published).unwrap();
+    let scan = crate::tail::scan(&session.live, cursor, &published, &mut session.window).unwrap();
+    // Between proof and copy the frames become garbage, as no rule of SQLite's lets them.
+    let wal = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(bench.beside("-wal"))
+        .unwrap();
+    let mut whole = vec![0; usize::try_from(wal.metadata().unwrap().len()).unwrap()];
+    wal.read_exact_at(&mut whole, 0).unwrap();
+    wal.write_all_at(&vec![0xaa; whole.len() - HEADER_BYTES], HEADER_BYTES as u64)
+        .unwrap();
+    session.take(&scan, span_from).unwrap();
+    wal.write_all_at(&whole, 0).unwrap();
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}

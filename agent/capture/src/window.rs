@@ -1,0 +1,133 @@
+//! The frames of the WAL that were read last: what proved itself need not be read again.
+
+/// How much of the WAL is read at once: small enough to be in the processor's cache still when its
+/// checksum is computed.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// How much is kept. A writer at full speed fills about as much between two looks.
+const KEPT_BYTES: usize = 2 * 1024 * 1024;
+
+/// Frames that follow one another, as they lie in the WAL.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    bytes: Vec<u8>,
+    frame_bytes: usize,
+    /// The first frame that is held, counted from 0.
+    first: u32,
+    /// How many are held.
+    frames: usize,
+}
+
+impl Window {
+    /// Forgets what is held; frame `first`, counted from 0, will be the first to be read.
+    pub(crate) fn begin(&mut self, first: u32, frame_bytes: usize) {
+        self.first = first;
+        self.frame_bytes = frame_bytes.max(1);
+        self.frames = 0;
+    }
+
+    /// Room for the frames that follow: `wanted` of them, or as many as are read at once.
+    pub(crate) fn room(&mut self, wanted: usize) -> &mut [u8] {
+        let chunk = wanted.min((CHUNK_BYTES / self.frame_bytes).max(1)) * self.frame_bytes;
+        let mut from = self.frames * self.frame_bytes;
+        if self.frames > 0 && from + chunk > KEPT_BYTES {
+            self.first += u32::try_from(self.frames).expect("no more than a file of 2 MiB holds");
+            (self.frames, from) = (0, 0);
+        }
+        let more = (from + chunk).saturating_sub(self.bytes.len());
+        self.bytes.reserve_exact(more); // not twice as much
+        self.bytes.resize(self.bytes.len() + more, 0);
+        self.bytes.get_mut(from..from + chunk).unwrap_or_default()
+    }
+
+    /// Takes the first `bytes` bytes of that room as read, and gives the whole frames in them.
+    pub(crate) fn filled(&mut self, bytes: usize) -> std::slice::ChunksExact<'_, u8> {
+        let (from, frames) = (self.frames * self.frame_bytes, bytes / self.frame_bytes);
+        self.frames += frames;
+        let filled = self.bytes.get(from..from + frames * self.frame_bytes);
+        filled.unwrap_or_default().chunks_exact(self.frame_bytes)
+    }
+
+    /// A frame, counted from 0, with its header; `None` when it is not held any more.
+    pub(crate) fn frame(&self, index: u32) -> Option<&[u8]> {
+        let at = index.checked_sub(self.first)? as usize;
+        let from = (at < self.frames).then_some(at * self.frame_bytes)?;
+        self.bytes.get(from..from + self.frame_bytes)
+    }
+
+    /// Gives its memory back.
+    pub(crate) fn relax(&mut self) {
+        *self = Self::default();
+    }
+
+    /// How much memory it has.
+    #[cfg(test)]
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads frames whose bytes are their number, modulo 251.
+    fn read(window: &mut Window, next: &mut u32, to: u32, frame_bytes: usize) {
+        while *next < to {
+            let room = window.room((to - *next) as usize);
+            for frame in room.chunks_exact_mut(frame_bytes) {
+                frame.fill(u8::try_from(*next % 251).unwrap());
+                *next += 1;
+            }
+            let bytes = room.len();
+            assert_eq!(window.filled(bytes).len(), bytes / frame_bytes);
+        }
+    }
+
+    #[test]
+    fn every_frame_that_is_held_is_the_one_asked_for() {
+        for (frame_bytes, frames) in [(536, 20_000), (4120, 3000), (65_560, 100)] {
+            let mut window = Window::default();
+            let mut next = 7;
+            window.begin(next, frame_bytes);
+            assert_eq!(window.frame(7), None, "nothing was read yet");
+            read(&mut window, &mut next, 7 + frames, frame_bytes);
+            let held: Vec<u32> = (0..next + 9)
+                .filter(|at| window.frame(*at).is_some())
+                .collect();
+            let newest = next - 1;
+            assert_eq!(held.last(), Some(&newest), "the newest stay");
+            for at in held {
+                let expected = u8::try_from(at % 251).unwrap();
+                assert!(
+                    window
+                        .frame(at)
+                        .unwrap()
+                        .iter()
+                        .all(|byte| *byte == expected)
+                );
+                assert_eq!(window.frame(at).unwrap().len(), frame_bytes);
+            }
+            assert!(window.memory_bytes() <= KEPT_BYTES + CHUNK_BYTES.max(frame_bytes));
+        }
+    }
+
+    #[test]
+    fn what_was_read_in_part_is_no_frame() {
+        let mut window = Window::default();
+        window.begin(0, 536);
+        assert_eq!(window.room(3).len(), 3 * 536);
+        assert_eq!(window.filled(2 * 536 - 1).len(), 1);
+        assert!(window.frame(0).is_some() && window.frame(1).is_none());
+    }
+
+    #[test]
+    fn a_new_beginning_forgets() {
+        let mut window = Window::default();
+        window.begin(0, 536);
+        let mut next = 0;
+        read(&mut window, &mut next, 10, 536);
+        window.begin(5, 536);
+        assert_eq!(window.frame(5), None);
+    }
+}
