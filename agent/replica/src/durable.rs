@@ -8,6 +8,7 @@
 //! Every step goes through [`Fs`], so that tests can stop the world before each of them.
 
 mod dir;
+mod early;
 mod os;
 mod temp;
 
@@ -17,9 +18,11 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use early::Early;
 use sqlrep_format::Timestamp;
 
 pub use dir::Dir;
+pub use early::begin_writeback;
 pub use os::OsFs;
 pub use temp::{Temp, is_temp_name};
 
@@ -194,7 +197,8 @@ fn fill(
     temp: &Temp<'_>,
     write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let mut buffer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, temp.file());
+    let early = Early::new(temp.file());
+    let mut buffer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, early);
     write(&mut buffer)
         .and_then(|()| buffer.flush())
         .map_err(Failure::at("write", temp.path()))?;

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use sqlrep_format::ltx::Header;
 use sqlrep_format::{PageSize, Pgno, Timestamp, Txid};
 
-use crate::durable::Temp;
+use crate::durable::{Temp, begin_writeback};
 use crate::merge::{Merge, MergeError};
 use crate::plan::{plan, points};
 use crate::scan::{ScanError, Sink, scan};
@@ -22,6 +22,9 @@ use crate::{Listing, Ownership, Plan, PlanError, Point, Progress, ReplicaFile, S
 pub use destination::Destination;
 pub use error::RestoreError;
 pub use staged::Staged;
+
+/// Runs of pages from this length on go to the disk at once, while others are decoded.
+const EARLY_BYTES: usize = 256 * 1024;
 
 /// Damaged files that one restore plans around (L12).
 const REPLANS_MAX: usize = 16;
@@ -273,7 +276,12 @@ impl Sink for InPlace<'_> {
     }
 
     fn pages(&self, first: Pgno, page_size: PageSize, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, first.offset(page_size))
+        let offset = first.offset(page_size);
+        self.0.write_all_at(bytes, offset)?;
+        if bytes.len() >= EARLY_BYTES {
+            begin_writeback(self.0, offset, bytes.len() as u64);
+        }
+        Ok(())
     }
 }
 
