@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use sqlrep_format::ltx::{self, Encoder};
-use sqlrep_format::{PageCount, PageSize, Pgno, TxidRange, page_checksum};
+use sqlrep_format::{Crc64, PageCount, PageSize, Pgno, TxidRange, page_checksum};
 
 use crate::budget::Counted;
 use crate::checksums::Edit;
@@ -84,6 +84,8 @@ pub(crate) struct Writing<'a> {
     pub(crate) edit: Edit<'a>,
     /// The budget's side of it.
     pub(crate) count: Counted<'a>,
+    /// Over the bytes of the file.
+    pub(crate) content: Crc64,
     /// What was written, once it was.
     pub(crate) written: Option<ltx::Written>,
     /// Why it was not, when the cause is not the store.
@@ -107,6 +109,7 @@ impl<'a> Writing<'a> {
             pages,
             edit,
             count,
+            content: Crc64::new(),
             written: None,
             failure: None,
         }
@@ -137,6 +140,7 @@ impl<'a> Writing<'a> {
             pages,
             edit,
             count,
+            content,
             ..
         } = self;
         let path = || path.to_owned();
@@ -156,7 +160,11 @@ impl<'a> Writing<'a> {
             wal: draft.wal,
             node_id: draft.node_id,
         };
-        let mut encoder = Encoder::new(count.through(out), &header).map_err(encode)?;
+        let out = Summed {
+            out: count.through(out),
+            content,
+        };
+        let mut encoder = Encoder::new(out, &header).map_err(encode)?;
         let mut page = vec![0; draft.page_size.bytes()];
         let mut missing = base.wanted(draft);
         loop {
@@ -181,6 +189,25 @@ impl<'a> Writing<'a> {
             }));
         }
         encoder.finish().map(|(_, written)| written).map_err(encode)
+    }
+}
+
+/// A writer that sums up what it lets through.
+struct Summed<'a, W> {
+    out: W,
+    content: &'a mut Crc64,
+}
+
+impl<W: Write> Write for Summed<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.content
+            .update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

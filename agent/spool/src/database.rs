@@ -151,6 +151,7 @@ impl Inner {
             timestamp: fact.timestamp,
             bytes: fact.bytes,
             digest: fact.digest,
+            content: fact.content,
             path: self.files.path(fact.txid),
         }
     }
@@ -278,6 +279,7 @@ impl DatabaseSpool {
         let Writing {
             edit,
             count,
+            content,
             written,
             failure,
             ..
@@ -300,6 +302,7 @@ impl DatabaseSpool {
             timestamp: draft.timestamp,
             bytes: written.bytes,
             digest: written.trailer.file,
+            content: Some(content.value()),
         };
         let pos = self.appended(draft, fact, edit.finish(), epoch);
         if let Err(err) = inner.flush_when_due(fact.bytes) {

@@ -44,6 +44,8 @@ pub struct Entry {
     pub bytes: u64,
     /// Its file checksum, from the trailer.
     pub digest: Checksum,
+    /// The CRC-64 of all its bytes as they were written; `None` for one found on the disk.
+    pub content: Option<u64>,
     /// Where it lies.
     pub path: PathBuf,
 }

@@ -29,6 +29,8 @@ pub(crate) struct FileFact {
     pub(crate) bytes: u64,
     /// Its file checksum.
     pub(crate) digest: Checksum,
+    /// The CRC-64 of all its bytes, if they were written since the spool was opened.
+    pub(crate) content: Option<u64>,
 }
 
 /// Where a database's files are.
@@ -253,5 +255,6 @@ fn fact(
         timestamp: header.timestamp,
         bytes: file.bytes,
         digest,
+        content: None,
     })
 }

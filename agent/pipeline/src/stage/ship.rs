@@ -77,6 +77,7 @@ impl Target {
                 timestamp: entry.timestamp,
                 path: entry.path,
                 digest: Some(entry.digest),
+                content: entry.content,
             };
             if let Publish::Fenced { by } = owner::publish_l0(&self.store, self.writer, &file)? {
                 return Ok(End::Fenced { by });

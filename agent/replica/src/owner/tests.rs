@@ -37,6 +37,7 @@ impl Spool {
             timestamp: time(id),
             path,
             digest: None,
+            content: None,
         }
     }
 }
@@ -149,6 +150,52 @@ fn a_damaged_spool_file_is_never_linked() {
     assert!(store.list().unwrap().is_empty(), "nothing was linked");
     fs::remove_file(&file.path).unwrap();
     assert!(publish_l0(&store, a, &file).unwrap_err().is_missing());
+}
+
+#[test]
+fn a_file_that_is_known_byte_for_byte_is_copied_and_no_other() {
+    let (spool, dir) = (Spool::new(), scratch());
+    let store = DirStore::new(dir.path());
+    let (a, b) = writers();
+    let file = spool.file(a, 1, 1);
+    let whole = fs::read(&file.path).unwrap();
+    let mut content = Crc64::new();
+    content.update(&whole);
+    let digest = parse_digest(&whole);
+    let known = SpoolFile {
+        digest: Some(digest),
+        content: Some(content.value()),
+        ..file.clone()
+    };
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x10;
+        fs::write(&file.path, &damaged).unwrap();
+        let error = publish_l0(&store, a, &known).unwrap_err();
+        assert!(error.is_corrupt(), "byte {at}: {error}");
+    }
+    for cut in [&whole[..whole.len() - 1], &[]] {
+        fs::write(&file.path, cut).unwrap();
+        assert!(publish_l0(&store, a, &known).unwrap_err().is_corrupt());
+    }
+    fs::write(&file.path, [&whole[..], &[0]].concat()).unwrap();
+    assert!(publish_l0(&store, a, &known).unwrap_err().is_corrupt());
+    assert!(store.list().unwrap().is_empty(), "nothing was linked");
+    fs::write(&file.path, &whole).unwrap();
+    assert_eq!(publish_l0(&store, a, &known).unwrap(), Publish::Done);
+    assert_eq!(publish_l0(&store, a, &known).unwrap(), Publish::AlreadyOurs);
+    assert_eq!(
+        publish_l0(&store, b, &spool.file(b, 1, 1)).unwrap(),
+        Publish::Fenced { by: a.get() }
+    );
+    let linked = store.path(&store.list().unwrap().files()[0]);
+    assert_eq!(fs::read(linked).unwrap(), whole);
+}
+
+/// The file checksum in a file's trailer.
+fn parse_digest(file: &[u8]) -> Checksum {
+    let last = file.last_chunk().unwrap();
+    Checksum::new(u64::from_be_bytes(*last)).unwrap()
 }
 
 #[test]

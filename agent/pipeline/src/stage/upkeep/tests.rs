@@ -138,6 +138,7 @@ impl Life {
             timestamp: entry.timestamp,
             path: entry.path,
             digest: Some(entry.digest),
+            content: entry.content,
         };
         let writer = WriterId::new("node", "uid");
         let published = publish_l0(&self.tend.store, writer, &file).unwrap();
