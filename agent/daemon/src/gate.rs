@@ -19,10 +19,10 @@ use crate::args::GateArgs;
 use status::{BOOT_ID_FILE, Phase, Reading, STATUS_BYTES_MAX, Status};
 
 /// First pause between looks: a restore of a small database takes about as long.
-const POLL_MIN: Duration = Duration::from_millis(250);
+const POLL_MIN: Duration = Duration::from_millis(50);
 
-/// Longest pause: an app starts at most this late.
-const POLL_MAX: Duration = Duration::from_secs(1);
+/// Longest pause: an app starts at most this late. A look reads one small file.
+const POLL_MAX: Duration = Duration::from_millis(250);
 
 /// Without a word from an agent for this long, say so.
 const SILENCE_TOLD_AFTER: Duration = Duration::from_secs(15);

@@ -237,10 +237,12 @@ pub enum PrepareError {
         pod: String,
         /// The owner's node.
         node: String,
+        /// Whether that is this node: then its end is seen at once, and costs no request.
+        here: bool,
         /// Why it is waited for.
         why: String,
         /// Since when, RFC 3339.
-        since: String,
+        since: Box<str>,
     },
     /// The replica root is missing, not mounted or not ours.
     #[error("the replica root cannot be used")]

@@ -247,14 +247,14 @@ impl Fleet {
         PrepareError::WaitingForHandover {
             id: id.to_string(),
             pod,
+            here: node == self.context.config.node,
             node,
             why,
-            since: rfc3339(since),
+            since: rfc3339(since).into(),
         }
     }
 }
 
-/// Whether the file is there; its name is only looked at, never followed (L3, L13).
 /// Whether what is put into a volume is what its app will find there.
 fn is_mounted(volume: &Volume) -> bool {
     let device = |dir: &Path| dir.symlink_metadata().ok().map(|meta| meta.dev());
@@ -262,6 +262,7 @@ fn is_mounted(volume: &Volume) -> bool {
     volume.medium == Medium::Disk || device(&volume.dir).is_some_and(|dev| Some(dev) != above)
 }
 
+/// Whether the file is there; its name is only looked at, never followed (L3, L13).
 fn is_present(volume: &Volume, candidate: &Candidate) -> bool {
     volume
         .dir

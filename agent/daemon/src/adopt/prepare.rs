@@ -21,7 +21,11 @@ use crate::gate::status::{Phase, RestoredDatabase, Status, VERSION};
 /// First pause after a failure; it doubles.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 
-/// Longest pause while waiting helps by itself: a handover is noticed at most this late.
+/// Pause while the app's last pod on this node comes to its end: the next one is down for as long.
+const RETRY_HERE: Duration = Duration::from_millis(100);
+
+/// Longest pause while waiting helps by itself: a handover from elsewhere is noticed at most this
+/// late.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// For as long a gate's volume that is not there is no news: the kubelet makes it after it has
@@ -48,6 +52,8 @@ struct Obstacle {
     phase: Phase,
     /// What is said on the pod; nothing where it passes in a moment.
     reason: Option<Reason>,
+    /// The longest pause before another attempt.
+    pause_max: Duration,
     message: String,
 }
 
@@ -67,9 +73,15 @@ impl From<PrepareError> for Obstacle {
             }
             _ => Some(Reason::RestoreFailed),
         };
+        let pause_max = match &error {
+            PrepareError::WaitingForHandover { here: true, .. } => RETRY_HERE,
+            _ if phase == Phase::Failed => RETRY_FAILED_MAX,
+            _ => RETRY_MAX,
+        };
         Self {
             phase,
             reason,
+            pause_max,
             message: error.text(),
         }
     }
@@ -131,6 +143,7 @@ impl<F: Flow> Preparation<F> {
         Some(Obstacle {
             phase: Phase::Failed,
             reason: Some(Reason::RestoreFailed),
+            pause_max: RETRY_FAILED_MAX,
             message: format!(
                 "annotation sqlrep.io/target-volume ({target}) is not available in this build \
                  yet; take it away to replicate to the agent's root"
@@ -149,6 +162,7 @@ impl<F: Flow> Preparation<F> {
         (self.may_restore() && !self.pod.started).then(|| Obstacle {
             phase: Phase::Failed,
             reason: Some(Reason::BadAnnotation),
+            pause_max: RETRY_FAILED_MAX,
             message: format!(
                 "annotation {} is {:?}; accepted: {}; correct it on the pod",
                 bad.key, bad.value, bad.accepted
@@ -190,6 +204,7 @@ impl<F: Flow> Preparation<F> {
             if let Some(Obstacle {
                 phase,
                 reason,
+                pause_max,
                 message,
             }) = obstacle
             {
@@ -197,13 +212,8 @@ impl<F: Flow> Preparation<F> {
                     self.say(reason, &message);
                 }
                 self.tell(told, phase, &message, &restored).await;
-                tokio::time::sleep(pause).await;
-                let most = if phase == Phase::Failed {
-                    RETRY_FAILED_MAX
-                } else {
-                    RETRY_MAX
-                };
-                pause = (pause * 2).min(most);
+                tokio::time::sleep(pause.min(pause_max)).await;
+                pause = (pause * 2).min(pause_max.max(RETRY_MIN));
             }
         }
         restored

@@ -245,8 +245,9 @@ async fn a_pod_is_scanned_at_once_and_its_gate_opens_after_the_restore() {
         id: "media/surmai/data/x.db".to_owned(),
         pod: "old".to_owned(),
         node: "far".to_owned(),
+        here: false,
         why: "which is alive".to_owned(),
-        since: "2026-11-24T12:00:00.000Z".to_owned(),
+        since: "2026-11-24T12:00:00.000Z".into(),
     };
     stage.flow.prepares.lock().unwrap().push_back(waiting);
     stage.pod(|_| {}).await;
@@ -267,6 +268,28 @@ async fn a_pod_is_scanned_at_once_and_its_gate_opens_after_the_restore() {
         calls,
         ["register u", "watch u", "prepare data", "prepare data"]
     );
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_pod_on_this_node_is_noticed_soon_however_long_it_took() {
+    let stage = Stage::new();
+    // As often as an app with thirty seconds of grace is waited for.
+    for _ in 0..300 {
+        let waiting = PrepareError::WaitingForHandover {
+            id: "media/surmai/data/x.db".to_owned(),
+            pod: "old".to_owned(),
+            node: "here".to_owned(),
+            here: true,
+            why: "which has not ended yet".to_owned(),
+            since: "2026-11-24T12:00:00.000Z".into(),
+        };
+        stage.flow.prepares.lock().unwrap().push_back(waiting);
+    }
+    let begun = Instant::now();
+    stage.pod(|_| {}).await;
+    stage.until_phase(Phase::Ready).await;
+    assert!(begun.elapsed() < Duration::from_secs(40), "paused time");
     stage.end().await;
 }
 
