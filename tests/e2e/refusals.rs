@@ -309,6 +309,15 @@ fn a_replica_of_another_cluster_is_not_touched() {
             "it opened"
         );
         ensure!(!next.db("app.db").exists(), "it was restored");
+        // An app that does not wait for its gate: what it writes goes nowhere near that replica.
+        let made = "PRAGMA journal_mode = WAL; CREATE TABLE t (x);";
+        Sqlite::once(&next.db("app.db"), made)?;
+        wait("the state says so", || {
+            let row = agent.ctl().row(&scene.reference)?;
+            Ok(row.is_some_and(|row| {
+                row.state() == "stalled" && row.words().contains("two apps must not share")
+            }))
+        })?;
         ensure!(ltx::below(&scene.replica)? == before, "it was written to");
         Ok(())
     });

@@ -4,10 +4,10 @@
 
 use anyhow::{Context, Result, ensure};
 use sqlrep_tests::world::knob;
-use sqlrep_tests::{Sqlite, Workload, World, scenario};
+use sqlrep_tests::{Sqlite, Workload, World, image, scenario, wait};
 
 use crate::binaries;
-use crate::scene::Scene;
+use crate::scene::{Scene, fresh};
 
 const PODS: u64 = 20;
 
@@ -80,6 +80,30 @@ fn a_database_that_lives_for_one_commit_is_not_lost() {
         let next = Scene::pod(world, "brief")?;
         ensure!(Sqlite::once(&next.db, "SELECT x FROM t;")? == "the only row");
         Ok(())
+    });
+}
+
+#[test]
+fn a_database_that_its_app_deletes_is_on_the_replica_to_the_last_commit() {
+    scenario("deleted", binaries(), |world| {
+        let agent = world.agent()?;
+        let workload = Workload {
+            close: false,
+            ..Workload::new(world.seed)
+        };
+        let scene = Scene::followed(world, &agent, "app", &workload)?;
+        let writer = workload.start(world, &scene.db, 0)?;
+        writer.wait_commits(world.dice(5).u64(50..300))?;
+        let least = writer.kill()?;
+        for end in ["", "-wal", "-shm"] {
+            std::fs::remove_file(image::beside(&scene.db, end))?;
+        }
+        // The pod lives, so nothing asks for its tail.
+        wait("the last commit is on the replica", || {
+            let out = fresh(world, "deleted");
+            world.ctl().restore(&scene.replica, &out, &[])?.done()?;
+            Ok(workload.check_restored(&out)?[0] >= least)
+        })
     });
 }
 

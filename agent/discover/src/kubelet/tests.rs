@@ -68,3 +68,14 @@ fn way_ends_at_the_nearest_directory_that_exists() {
     std_fs::create_dir_all(temp.path().join(&whole)).unwrap();
     assert_eq!(here(whole.to_str().unwrap()), (true, Way::Whole));
 }
+
+#[test]
+fn what_is_mounted_inside_a_volume_is_not_entered() {
+    // Any mount point will do, and /proc is one everywhere: here the root is "the volume".
+    let volume = std_fs::File::open("/").unwrap();
+    assert_eq!(
+        open_dir(&volume, Path::new("proc")).unwrap_err(),
+        Errno::XDEV
+    );
+    assert!(open_dir(&volume, Path::new("")).is_ok());
+}

@@ -260,3 +260,19 @@ async fn what_was_released_above_the_listing_is_waited_for() {
     node.prepare().await.unwrap();
     assert_eq!(std::fs::read(node.file()).unwrap(), root.history.file(4));
 }
+
+#[tokio::test]
+async fn a_replica_that_cannot_be_listed_lets_nobody_begin_empty() {
+    let root = Root::new(OwnerState::Released);
+    let level = root.replica().join("ltx/0");
+    let aside = root.dir.path().join("aside");
+    rustix::fs::rename(&level, &aside).unwrap();
+    std::fs::write(&level, "no directory").unwrap();
+    let node = root.node("here", PodLife::Gone);
+    let error = node.prepare().await.unwrap_err();
+    assert!(error.text().contains("x.db"), "{}", error.text());
+    assert!(!node.file().exists());
+    std::fs::remove_file(&level).unwrap();
+    rustix::fs::rename(&aside, &level).unwrap();
+    assert_eq!(node.prepare().await.unwrap().restored.len(), 1);
+}
