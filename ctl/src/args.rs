@@ -114,8 +114,10 @@ Examples:
   sqlrepctl restore surmai -o data.db --timestamp 2026-11-22T20:49:00Z
   sqlrepctl restore --replica /mnt/nas/sqlrep surmai -o data.db    needs nothing but the share
   sqlrepctl restore --replica /mnt/nas/sqlrep/media/surmai/sqlite/data.db -o data.db --txid 1a
+  sqlrepctl restore surmai --in-place --timestamp '10m ago'        rewinds the running app's database
 
-A file that exists is left alone unless --force is given; even then it stays until the new one is
+--in-place writes the old content over the live database as one commit of its own: the app sees it
+at its next read, and what it replaces stays in the history. It asks before it does. A file that exists is left alone unless --force is given; even then it stays until the new one is
 complete and proven. --timestamp gives the last state strictly before that time.")]
     Restore(RestoreArgs),
     /// What a replica holds: levels, TXIDs, times, sizes, branches
@@ -247,9 +249,12 @@ pub(crate) struct RestoreArgs {
     /// The file to write
     #[arg(long, short, value_name = "FILE", required_unless_present = "in_place")]
     pub(crate) output: Option<PathBuf>,
-    /// Rewind the live database of the running pod
-    #[arg(long, hide = true, conflicts_with_all = ["output", "replica", "force"])]
+    /// Rewind the live database of the running pod, through SQLite
+    #[arg(long, conflicts_with_all = ["output", "replica", "force"])]
     pub(crate) in_place: bool,
+    /// Do not ask before a rewind
+    #[arg(long, short, requires = "in_place")]
+    pub(crate) yes: bool,
     /// Read this directory instead of asking an agent: a replica, or a root with many
     #[arg(long, value_name = "DIR")]
     pub(crate) replica: Option<PathBuf>,

@@ -133,6 +133,21 @@ impl Output {
         let _ = writeln!(self.err, "{}", clean(text));
     }
 
+    /// Whether there is somebody to ask.
+    pub(crate) fn can_ask(&self) -> bool {
+        self.talk && io::stdin().is_terminal()
+    }
+
+    /// Asks; anything but a yes is a no.
+    pub(crate) fn ask(&mut self, question: &str) -> Result<bool> {
+        let mut answer = String::new();
+        write!(self.err, "{} [y/N] ", clean(question))
+            .and_then(|()| self.err.flush())
+            .and_then(|()| io::stdin().read_line(&mut answer))
+            .map_err(|error| Failure::failed("cannot ask").caused_by(error))?;
+        Ok(is_yes(&answer))
+    }
+
     /// Why it did not work, and what to do.
     pub(crate) fn failure(&mut self, failure: &Failure) {
         self.note(&format!("sqlrepctl: {failure}"));
@@ -144,5 +159,28 @@ impl Output {
     /// A bar that grows on standard error, if that is a terminal.
     pub(crate) fn bar(&self, what: &str) -> Bar {
         Bar::new(what, self.talk)
+    }
+}
+
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_yes_is_a_yes() {
+        for (answer, yes) in [
+            ("y\n", true),
+            ("Yes\n", true),
+            ("", false),
+            ("\n", false),
+            ("n\n", false),
+            ("yesterday\n", false),
+        ] {
+            assert_eq!(is_yes(answer), yes, "{answer:?}");
+        }
     }
 }

@@ -18,6 +18,7 @@ mod memory;
 mod outage;
 mod race;
 mod refusals;
+mod rewind;
 mod rollback;
 mod scene;
 mod spine;

@@ -176,6 +176,20 @@ pub enum Error {
         /// The page size of the database.
         found: PageSize,
     },
+    /// A state that cannot be written over a live database.
+    #[error(
+        "{} has {now}, the wanted state {wanted}: a live database keeps both, so restore that state \
+         to a file instead (-o)",
+        path.display()
+    )]
+    Unfit {
+        /// The live database.
+        path: PathBuf,
+        /// What it is.
+        now: String,
+        /// What the wanted state is.
+        wanted: String,
+    },
     /// A call that the state of the session does not allow.
     #[error("the session of {} was not started", path.display())]
     NotStarted {
@@ -237,6 +251,11 @@ impl Error {
             ),
             _ => false,
         }
+    }
+
+    /// The chain has come to its end, for it has one page size: another one is to begin.
+    pub fn ends_chain(&self) -> bool {
+        matches!(self, Self::PageSizeChanged { .. })
     }
 
     /// The file is not there.

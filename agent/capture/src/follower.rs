@@ -61,6 +61,11 @@ impl Follower {
         }
     }
 
+    /// Whether commits can be read while somebody holds the write lock.
+    pub fn reads_beside_writers(&self) -> bool {
+        matches!(self, Self::Wal(_))
+    }
+
     /// See [`Session::pause`].
     pub fn pause(&self) -> Duration {
         match self {

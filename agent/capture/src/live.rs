@@ -14,6 +14,7 @@ mod link;
 mod probe;
 mod published;
 mod registry;
+mod site;
 
 use std::fs::File;
 use std::io;
@@ -38,6 +39,7 @@ pub use probe::{Probe, convert_to_wal, probe};
 use probe::{not_wal, read_header};
 pub(crate) use published::Published;
 use registry::Claim;
+pub(crate) use site::Site;
 
 /// The bytes of a database file that readers of any journal mode lock (SQLite's SHARED lock).
 /// Whoever wants to leave WAL mode, or to delete the WAL after a last close, must hold them

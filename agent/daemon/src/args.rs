@@ -25,6 +25,9 @@ pub(crate) enum Command {
     Gate(GateArgs),
     /// Show the whole story on this machine: no cluster, under 30 seconds, nothing left behind.
     Demo(DemoArgs),
+    /// The process that writes another state into a live database; the agent starts it.
+    #[command(hide = true, name = sqlrep_pipeline::REWIND_VERB)]
+    Rewind(RewindArgs),
     /// An agent of the demo: `run` that ends when its standard input is closed.
     #[command(hide = true)]
     DemoAgent(Box<RunArgs>),
@@ -210,6 +213,17 @@ pub(crate) struct GateArgs {
     /// Where Kubernetes reads the last words of a container that failed.
     #[arg(long, value_name = "FILE", default_value = "/dev/termination-log")]
     pub(crate) termination_log: PathBuf,
+}
+
+/// Arguments of a rewind.
+#[derive(Args, Debug)]
+pub(crate) struct RewindArgs {
+    /// The database file with the wanted state.
+    pub(crate) source: PathBuf,
+    /// The volume of the live database.
+    pub(crate) volume: PathBuf,
+    /// Its path there.
+    pub(crate) path: PathBuf,
 }
 
 /// Arguments of `demo`.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::args::{Cli, Command, RunArgs};
+use crate::args::{Cli, Command, RewindArgs, RunArgs};
 use crate::shutdown::Until;
 use crate::{app, demo, gate, telemetry};
 
@@ -28,6 +28,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Gate(args) => gate::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Rewind(args) => rewind(args),
         Command::DemoApp(args) => demo::app::run(&args),
         Command::Run(args) => run_agent(*args, Until::Signal),
         Command::DemoAgent(args) => run_agent(*args, Until::SignalOrEndOfInput),
@@ -43,6 +44,19 @@ fn run_agent(args: RunArgs, until: Until) -> ExitCode {
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+/// The agent hears the rest on its end of standard output.
+fn rewind(args: RewindArgs) -> ExitCode {
+    match sqlrep_pipeline::rewind_process(args.source, args.volume, args.path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!(
+                "a rewind was left by the agent that began it: {error}"
+            ));
+            ExitCode::FAILURE
         }
     }
 }

@@ -11,6 +11,7 @@
 mod tending;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -57,6 +58,8 @@ pub(crate) enum Ask {
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     pub(crate) id: DbId,
+    /// The directory of its volume.
+    pub(crate) volume: PathBuf,
     pub(crate) asks: mpsc::Sender<Ask>,
     pub(crate) capture: Option<Capture>,
 }
@@ -137,6 +140,7 @@ impl Database {
     ) -> Handle {
         let (sender, asks) = mpsc::channel(limits::CAPTURE_QUEUE);
         let key = Key::new(&volume, id.path());
+        let dir = volume.dir.clone();
         let mut actor = Self {
             writer: context.writer(&volume.pod),
             main: context.remote(&id),
@@ -176,6 +180,7 @@ impl Database {
         context.tracker.spawn(actor.run());
         Handle {
             id,
+            volume: dir,
             asks: sender,
             capture,
         }

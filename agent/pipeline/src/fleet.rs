@@ -545,7 +545,7 @@ impl Fleet {
     /// and `takeover`): a fenced one, or one that waits for its old owner to let go. Gives the
     /// TXID at which everything committed here is on the replica.
     pub async fn take_over(&self, id: &DbId) -> Result<Txid, CommandError> {
-        if self.live_key(id).is_some() {
+        if self.live_handle(id).is_some() {
             let (reply, answer) = oneshot::channel();
             self.ask(id, Ask::Adopt(reply)).await?;
             answer.await.unwrap_or_else(|_| Err(gone(id)))?;
@@ -574,22 +574,18 @@ impl Fleet {
     }
 
     async fn ask(&self, id: &DbId, ask: Ask) -> Result<(), CommandError> {
-        let asks = self
-            .live_key(id)
-            .and_then(|key| {
-                self.context
-                    .actors()
-                    .get(&key)
-                    .map(|handle| handle.asks.clone())
-            })
-            .ok_or_else(|| gone(id))?;
-        asks.send(ask).await.map_err(|_| gone(id))
+        let (_, handle) = self.live_handle(id).ok_or_else(|| gone(id))?;
+        handle.asks.send(ask).await.map_err(|_| gone(id))
     }
 
-    fn live_key(&self, id: &DbId) -> Option<Key> {
+    /// The actor of a database that is live on this node.
+    pub(crate) fn live_handle(&self, id: &DbId) -> Option<(Key, Handle)> {
         let keys = self.context.board.keys_of(id);
         let actors = self.context.actors();
-        keys.into_iter().find(|key| actors.contains_key(key))
+        keys.into_iter().find_map(|key| {
+            let handle = actors.get(&key)?.clone();
+            Some((key, handle))
+        })
     }
 }
 
@@ -628,7 +624,7 @@ fn empty_dir(path: &Path) -> Result<(), StartError> {
     })
 }
 
-fn gone(id: &DbId) -> CommandError {
+pub(crate) fn gone(id: &DbId) -> CommandError {
     CommandError::NotFound(format!("no live database {id} on this node"))
 }
 

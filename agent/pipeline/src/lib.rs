@@ -13,6 +13,7 @@ mod prepare;
 mod progress;
 mod remote;
 mod requests;
+mod rewind;
 mod root;
 mod stage;
 mod status;
@@ -29,6 +30,7 @@ pub use requests::{
     BranchSummary, FileSummary, History, ReadProgress, ReplicaSummary, RestoreInfo, RestorePart,
     RestoreStream,
 };
+pub use rewind::{REWIND_VERB, Rewound, Wanted, rewind_process};
 pub use root::{RootHealth, RootMemory, RootProbe};
 pub use sqlrep_capture::{demo, give_back_memory, sqlite_version};
 pub use sqlrep_format::{Crc64, Timestamp, Txid, TxidRange};

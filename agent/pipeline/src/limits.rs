@@ -74,6 +74,22 @@ pub const SHUTDOWN_SHIP: Duration = Duration::from_secs(5);
 /// then, and what is left lies in the spool, from where the next agent ships it.
 pub const SHUTDOWN_TAIL: Duration = Duration::from_secs(1);
 
+/// How long a process that rewinds may take to open both databases.
+pub const REWIND_START: Duration = Duration::from_secs(30);
+
+/// How long it is heard of nothing while it waits for the app's lock; it gives up after 10 s.
+pub const REWIND_LOCK: Duration = Duration::from_secs(20);
+
+/// How long it may take for one of its steps. The last one makes all of them durable: 30 GB at
+/// 100 MB/s.
+pub const REWIND_STEP: Duration = Duration::from_mins(5);
+
+/// How often the lock is given back because a commit came before it, without a WAL.
+pub const REWIND_TRIES: u32 = 16;
+
+/// How often it is looked whether the pod of a rewind terminates.
+pub const REWIND_WATCH: Duration = Duration::from_millis(50);
+
 /// Commands that may wait for one capture thread.
 pub const CAPTURE_QUEUE: usize = 16;
 

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -179,13 +179,8 @@ impl Fleet {
         point: Point,
         branch: Option<String>,
     ) -> Result<RestoreStream, CommandError> {
-        let id = id.clone();
-        let (info, file) = self
-            .bulk(move |context| {
-                let store = open(context, &id, branch.as_deref())?;
-                restore_scratch(context, store.as_ref(), point)
-            })
-            .await?;
+        let (scratch, info) = self.restore_scratch(id, point, branch).await?;
+        let file = scratch.open()?;
         let (sender, parts) = mpsc::channel(limits::STREAM_CHUNKS);
         // A slow client must not hold a lane's thread: the file is local by now.
         std::thread::Builder::new()
@@ -193,6 +188,21 @@ impl Fleet {
             .spawn(move || send_file(file, &sender))
             .map_err(|error| CommandError::Failed(format!("cannot start a thread: {error}")))?;
         Ok(RestoreStream { info, parts })
+    }
+
+    /// Restores into a scratch file of the node.
+    pub(crate) async fn restore_scratch(
+        &self,
+        id: &DbId,
+        point: Point,
+        branch: Option<String>,
+    ) -> Result<(Scratch, RestoreInfo), CommandError> {
+        let id = id.clone();
+        self.bulk(move |context| {
+            let store = open(context, &id, branch.as_deref())?;
+            Scratch::restore(context, store.as_ref(), point)
+        })
+        .await
     }
 
     /// The replicas on the root, with or without a pod.
@@ -302,40 +312,63 @@ fn add_files(files: &mut Vec<FileSummary>, branch: Option<&str>, listing: &Listi
     }));
 }
 
-/// Restores into an unlinked file of the state directory.
-fn restore_scratch(
-    context: &Context,
-    store: &dyn Store,
-    point: Point,
-) -> Result<(RestoreInfo, File), CommandError> {
-    let path = scratch_path(context);
-    let ownership = owner_of(store);
-    let options = RestoreOptions {
-        ownership: None,
-        ..RestoreOptions::default()
-    };
-    let destination = Destination::open(&path).map_err(StageError::from)?;
-    let restored =
-        restore::restore(store, point, &destination, &options, &()).map_err(restore_failed)?;
-    let opened = File::open(&path).and_then(|file| std::fs::remove_file(&path).map(|()| file));
-    let file = opened.map_err(|source| StageError::Io {
-        action: "open the scratch file",
-        path: path.clone(),
-        source,
-    })?;
-    let info = RestoreInfo {
-        bytes: restored.bytes,
-        txid: restored.txid,
-        timestamp: restored.timestamp,
-        page_size: page_size_of(restored.bytes, restored.pages),
-        ownership,
-        warnings: restored
-            .replanned
-            .into_iter()
-            .map(|replanned| replanned.reason)
-            .collect(),
-    };
-    Ok((info, file))
+/// A file of the state directory that goes when it is dropped; whoever has it open keeps it.
+#[derive(Debug)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    fn restore(
+        context: &Context,
+        store: &dyn Store,
+        point: Point,
+    ) -> Result<(Self, RestoreInfo), CommandError> {
+        let scratch = Self(scratch_path(context));
+        let ownership = owner_of(store);
+        let options = RestoreOptions {
+            ownership: None,
+            ..RestoreOptions::default()
+        };
+        let destination = Destination::open(&scratch.0).map_err(StageError::from)?;
+        let restored =
+            restore::restore(store, point, &destination, &options, &()).map_err(restore_failed)?;
+        let info = RestoreInfo {
+            bytes: restored.bytes,
+            txid: restored.txid,
+            timestamp: restored.timestamp,
+            page_size: page_size_of(restored.bytes, restored.pages),
+            ownership,
+            warnings: restored
+                .replanned
+                .into_iter()
+                .map(|replanned| replanned.reason)
+                .collect(),
+        };
+        Ok((scratch, info))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn open(&self) -> Result<File, CommandError> {
+        let opened = File::open(&self.0).map_err(|source| StageError::Io {
+            action: "open the scratch file",
+            path: self.0.clone(),
+            source,
+        });
+        Ok(opened?)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        match std::fs::remove_file(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %self.0.display(), %error, "a scratch file stays");
+            }
+            _ => {}
+        }
+    }
 }
 
 fn page_size_of(bytes: u64, pages: u32) -> PageSize {

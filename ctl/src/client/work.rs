@@ -37,6 +37,17 @@ pub(crate) struct Verified {
     pub(crate) checksum: u64,
 }
 
+/// A live database that was rewound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rewound {
+    /// The state whose content it has.
+    pub(crate) from: Txid,
+    /// The state that it had before.
+    pub(crate) before: Txid,
+    /// The state that it has now.
+    pub(crate) txid: Txid,
+}
+
 /// Passes steps on until every database has its end.
 async fn drive<M, D>(
     mut messages: Messages<M>,
@@ -159,14 +170,14 @@ impl Client {
         drive(messages, ids, read, on).await
     }
 
-    /// Rewinds a live database; answers the state it got and the TXID that this is now.
+    /// Rewinds a live database.
     pub(crate) async fn restore_in_place(
         &self,
         id: &Id,
         wanted: Wanted,
         branch: Option<&str>,
         mut on: impl FnMut(u64, u64),
-    ) -> Result<(Txid, Txid)> {
+    ) -> Result<Rewound> {
         use v1::restore_in_place_response::Step as S;
         let message = v1::RestoreInPlaceRequest {
             database: Some(convert::to_id(id)),
@@ -179,7 +190,11 @@ impl Client {
         while let Some(message) = steps.next().await? {
             match message.step {
                 Some(S::Done(done)) => {
-                    return Ok((convert::txid(done.from_txid)?, convert::txid(done.txid)?));
+                    return Ok(Rewound {
+                        from: convert::txid(done.from_txid)?,
+                        before: convert::txid(done.before_txid)?,
+                        txid: convert::txid(done.txid)?,
+                    });
                 }
                 Some(S::Progress(at)) => on(at.bytes_done, at.bytes_total),
                 None => {}

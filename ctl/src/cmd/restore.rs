@@ -176,24 +176,59 @@ fn room_for(landing: &Landing, bytes: u64) -> Result<()> {
 
 fn in_place(args: &RestoreArgs, wanted: Wanted, context: &mut Context) -> Result<Exit> {
     let reference = needed(args.reference.as_ref())?;
+    if wanted == Wanted::Latest && args.point.branch.is_none() {
+        return Err(Failure::usage("--in-place needs the state that is wanted")
+            .hint("name it with --timestamp, --txid or --branch"));
+    }
+    if !args.yes && !context.output.can_ask() {
+        return Err(Failure::usage(
+            "--in-place writes over a live database, and there is no terminal to ask at",
+        )
+        .hint("say --yes"));
+    }
     let reach = options::agents(&context.global, &context.environment)?;
     let bar = context.output.bar("rewinding");
-    let (id, (from, txid)) = converse(async {
+    let outcome = converse(async {
         let agents = Agents::find(context, &reach).await?;
         let found = agents.live(reference, Meant::Followed, &mut context.output);
         let (client, id) = found.await?;
+        let question = format!(
+            "Write {} over the live database {}?",
+            named(args, wanted),
+            id.name()
+        );
+        if !args.yes && !context.output.ask(&question)? {
+            return Ok(None);
+        }
         let branch = args.point.branch.as_deref();
         let done = client
             .restore_in_place(&id, wanted, branch, |done, total| bar.at(done, total))
             .await?;
-        Ok((id, done))
+        Ok(Some((id, done)))
     })?;
     drop(bar);
+    let Some((id, done)) = outcome else {
+        return Err(Failure::refused("nothing was done, as you said"));
+    };
+    let (name, before) = (id.name(), short(done.before));
     context.output.note(&format!(
-        "{} has the state of TXID {} again, as TXID {}",
-        id.name(),
-        short(from),
-        short(txid)
+        "{name} has the content of TXID {} again, since TXID {}; to undo it:\n  \
+         sqlrepctl restore {name} --in-place --txid {before}",
+        short(done.from),
+        short(done.txid)
     ));
     Ok(Exit::Done)
+}
+
+/// The wanted state in words.
+fn named(args: &RestoreArgs, wanted: Wanted) -> String {
+    let state = match wanted {
+        Wanted::Latest => "the latest state".to_owned(),
+        Wanted::Txid(txid) => format!("the state of TXID {}", short(txid)),
+        Wanted::Before(time) => format!("the last state before {}", rfc3339(time)),
+    };
+    match &args.point.branch {
+        Some(branch) => format!("{state} of branch {branch}"),
+        None => state,
+    }
 }

@@ -123,26 +123,29 @@ fn connect(volume: &OwnedFd, file: &LiveFile, owner: Owner) -> Result<Connection
     let path = file.full_path();
     let root = root_of(file).map_err(Error::io("resolve the volume of", &path))?;
     let _confined = Confined::enter(volume, file.volume(), owner)?;
+    let opened = connect_to(&Confined::path(&root, file.path()));
+    opened.map_err(|source| failed("open", path, source))
+}
+
+/// A connection that waits for nobody and does nothing by itself.
+pub(super) fn connect_to(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let open = || -> rusqlite::Result<Connection> {
-        let connection = Connection::open_with_flags(Confined::path(&root, file.path()), flags)?;
-        connection.busy_timeout(std::time::Duration::ZERO)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-        connection.set_prepared_statement_cache_capacity(0);
-        // wal_autocheckpoint: a read transaction never triggers it; said for those who look.
-        connection.execute_batch("PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=0")?;
-        Ok(connection)
-    };
-    open().map_err(|source| failed("open", path, source))
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::ZERO)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_prepared_statement_cache_capacity(0);
+    // wal_autocheckpoint: a read transaction never triggers it; said for those who look.
+    connection.execute_batch("PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=0")?;
+    Ok(connection)
 }
 
 /// The volume without symbolic links on the way to it, which SQLite would refuse. The node's
 /// administrator may use some; what lies beneath is not resolved.
-fn root_of(file: &LiveFile) -> std::io::Result<PathBuf> {
+pub(super) fn root_of(file: &LiveFile) -> std::io::Result<PathBuf> {
     Path::canonicalize(file.volume())
 }
 
@@ -153,7 +156,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
-fn failed(attempt: &'static str, path: PathBuf, source: rusqlite::Error) -> Error {
+pub(super) fn failed(attempt: &'static str, path: PathBuf, source: rusqlite::Error) -> Error {
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Busy {
             path,

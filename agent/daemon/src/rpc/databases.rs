@@ -1,13 +1,15 @@
 //! `sqlrep.v1.Databases`: what is followed on this node, and what can be done with it.
 
+mod progress;
 mod read;
+mod rewind;
 mod watch;
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::time::SystemTime;
 
-use sqlrep_pipeline::{DbId, Fleet};
+use sqlrep_pipeline::{DbId, Fleet, Wanted};
 use sqlrep_proto::v1;
 use sqlrep_proto::v1::databases_server::Databases;
 use tokio::task::JoinSet;
@@ -218,9 +220,18 @@ impl Databases for Service {
 
     async fn restore_in_place(
         &self,
-        _: Request<v1::RestoreInPlaceRequest>,
+        request: Request<v1::RestoreInPlaceRequest>,
     ) -> Result<Response<Self::RestoreInPlaceStream>, Status> {
-        Err(status::not_yet("a restore into a running pod"))
+        let (metadata, _, message) = request.into_parts();
+        let id = convert::named(message.database)?;
+        let wanted = Wanted {
+            point: convert::point(message.point)?,
+            branch: convert::branch(message.branch),
+        };
+        let fleet = self.node.fleet.clone();
+        self.node
+            .streams
+            .answer(&metadata, |sink| rewind::run(fleet, id, wanted, sink))
     }
 
     async fn takeover(

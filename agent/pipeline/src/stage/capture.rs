@@ -35,6 +35,9 @@ pub(crate) enum Command {
     Touch,
     /// Read what is there and cut it now; answers with the newest TXID in the spool.
     Cut(oneshot::Sender<Result<Option<Txid>, StageError>>),
+    /// We hold the app's write lock: read and cut the last commit. Answers with its TXID, or with
+    /// nothing where it could not be read beside that lock.
+    Seal(oneshot::Sender<Result<Option<Txid>, StageError>>),
     /// The pod is gone: read the tail from the open descriptors, let go of everything, end.
     Drain(oneshot::Sender<Result<Option<Txid>, StageError>>),
     /// Let go of everything and end; the next thread resumes from the spool.
@@ -99,6 +102,13 @@ impl Capture {
     pub(crate) async fn cut(&self) -> Result<Option<Txid>, StageError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::Cut(reply), answer).await
+    }
+
+    /// Reads and cuts the last commit while nobody can make another one. `None`: it could not be
+    /// read beside the lock.
+    pub(crate) async fn seal(&self) -> Result<Option<Txid>, StageError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Seal(reply), answer).await
     }
 
     /// Reads the tail and ends the thread.
@@ -263,6 +273,10 @@ impl Thread<'_> {
                     let cut = self.read_and_cut(&mut session);
                     drop(reply.send(cut)); // a caller that gave up wants no answer
                 }
+                Some(Command::Seal(reply)) => {
+                    let sealed = self.seal(&mut session);
+                    drop(reply.send(sealed)); // a caller that gave up wants no answer
+                }
                 Some(Command::Drain(reply)) => {
                     drop(reply.send(self.drain(session)));
                     return After::End;
@@ -367,6 +381,15 @@ impl Thread<'_> {
         Ok(self.job.spool.position().map(|position| position.txid))
     }
 
+    fn seal(&mut self, session: &mut Follower) -> Result<Option<Txid>, StageError> {
+        if session.reads_beside_writers() {
+            self.read_and_cut(session)?;
+        }
+        let all = session.step()?.frames == 0;
+        let position = self.job.spool.position().filter(|_| all);
+        Ok(position.map(|position| position.txid))
+    }
+
     fn drain(&mut self, session: Follower) -> Result<Option<Txid>, StageError> {
         self.measure(&session);
         let entry = session.drain(timestamp_now())?;
@@ -452,7 +475,9 @@ impl Thread<'_> {
             match command {
                 Ok(Command::Touch) if removed => return false,
                 Ok(Command::Touch) => {}
-                Ok(Command::Cut(reply)) => drop(reply.send(Err(self.not_attached()))),
+                Ok(Command::Cut(reply) | Command::Seal(reply)) => {
+                    drop(reply.send(Err(self.not_attached())));
+                }
                 Ok(Command::Drain(reply)) => {
                     drop(reply.send(self.drain_detached()));
                     return true;

@@ -1,16 +1,13 @@
 //! Calls that read a replica back: history, verify, restore.
 
-use std::time::Duration;
-
 use sqlrep_pipeline::{DbId, Fleet, Point, ReadProgress, RestorePart};
 use sqlrep_proto::v1;
+use tokio::sync::watch;
 use tonic::Status;
 
+use super::progress::telling;
 use crate::rpc::stream::{Broken, Left, Sink};
 use crate::rpc::{convert, status};
-
-/// How often progress is told.
-const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// What a replica holds.
 pub(super) async fn history(
@@ -46,28 +43,15 @@ pub(super) async fn verify(
 ) -> Result<(), Left> {
     use v1::verify_response::Step;
 
-    let (sender, progress) = tokio::sync::watch::channel(ReadProgress::default());
+    let (sender, progress) = watch::channel(ReadProgress::default());
+    // Dropping it on the way out cancels the work on the lane.
+    let work = fleet.verify(&id, point, branch, sender);
     let database = Some(convert::id(&id));
-    let mut tick = tokio::time::interval(PROGRESS_EVERY);
-    let mut told = 0;
-    let verified = {
-        // Dropping it on the way out cancels the work on the lane.
-        let mut work = std::pin::pin!(fleet.verify(&id, point, branch, sender));
-        loop {
-            tokio::select! {
-                verified = &mut work => break verified,
-                _ = tick.tick() => {
-                    let ReadProgress { done, total } = *progress.borrow();
-                    if done > told {
-                        told = done;
-                        let step = Step::Progress(v1::Progress { bytes_done: done, bytes_total: total });
-                        let database = database.clone();
-                        sink.send(v1::VerifyResponse { database, step: Some(step) }).await?;
-                    }
-                }
-            }
-        }
+    let message = |at| v1::VerifyResponse {
+        database: database.clone(),
+        step: Some(Step::Progress(at)),
     };
+    let verified = telling(work, progress, &sink, message).await?;
     let step = match verified {
         Ok(verified) => Step::Done(convert::verified(&verified)),
         Err(error) => Step::Failed(status::failure(&error)),

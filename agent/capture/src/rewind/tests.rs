@@ -1,0 +1,189 @@
+//! The conversation of a rewind, over a live database that an app has open.
+
+use std::io::Cursor;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::testing::App;
+
+/// A live database with three rows more than the state that is kept of it in `then.db`.
+fn scene(journal: &str) -> (TempDir, App) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let mut app = App::open(
+        &path,
+        &[
+            &format!("PRAGMA journal_mode={journal}"),
+            "CREATE TABLE t(v)",
+            "INSERT INTO t VALUES (1), (2)",
+        ],
+    );
+    let then = dir.path().join("then.db");
+    app.sql(&format!("VACUUM INTO '{}'", then.display()));
+    if journal == "wal" {
+        // what a restore gives has its mode, and no -wal
+        let kept = Connection::open(&then).unwrap();
+        kept.query_row("PRAGMA journal_mode=wal", [], |_| Ok(()))
+            .unwrap();
+    }
+    app.sql("ALTER TABLE t ADD COLUMN w");
+    app.sql("INSERT INTO t VALUES (3, 3), (4, 4), (5, 5)");
+    (dir, app)
+}
+
+fn job(dir: &Path) -> Rewind {
+    Rewind {
+        source: dir.join("then.db"),
+        volume: dir.to_owned(),
+        path: "app.db".into(),
+    }
+}
+
+/// As `prepare`, without giving up the rights of this process, which has other tests to run.
+fn prepared(dir: &Path) -> Prepared {
+    let job = job(dir);
+    let file = LiveFile::new(&job.volume, &job.path).unwrap();
+    job.must_fit(&file).unwrap();
+    Site::of(&file).unwrap();
+    let live = Connection::open(dir.join("app.db")).unwrap();
+    live.busy_timeout(Duration::from_millis(50)).unwrap();
+    Prepared {
+        source: job.open_source().unwrap(),
+        live,
+    }
+}
+
+fn told(dir: &Path, orders: &str) -> Vec<Answer> {
+    let mut said = Vec::new();
+    let obeyed = prepared(dir).obey(Cursor::new(orders.to_owned()), &mut said);
+    obeyed.unwrap();
+    let said = String::from_utf8(said).unwrap();
+    said.lines().map(|line| line.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_rewind_is_one_commit_that_open_connections_see() {
+    for journal in ["wal", "delete"] {
+        let (dir, mut app) = scene(journal);
+        assert_eq!(app.sql("SELECT count(*) FROM t"), "[[5]]");
+        let said = told(dir.path(), "lock\nwrite\n");
+        assert_eq!(said, [Answer::Ready, Answer::Locked, Answer::Done]);
+        assert_eq!(app.sql("SELECT * FROM t"), "[[1], [2]]", "{journal}");
+        assert_eq!(app.sql("PRAGMA integrity_check"), "[[\"ok\"]]");
+        // The schema that this connection knew at another time does not come back with its number.
+        app.sql("ALTER TABLE t ADD COLUMN x");
+        assert_eq!(app.sql("SELECT * FROM t"), "[[1, null], [2, null]]");
+        assert_eq!(app.sql("PRAGMA journal_mode"), format!("[[\"{journal}\"]]"));
+    }
+}
+
+#[test]
+fn orders_that_end_early_change_nothing() {
+    for (orders, last) in [
+        ("", Answer::Ready),
+        ("lock\n", Answer::Locked),
+        ("lock\nunlock\n", Answer::Unlocked),
+        ("lock\nunlock\nlock\n", Answer::Locked),
+    ] {
+        let (dir, mut app) = scene("wal");
+        assert_eq!(told(dir.path(), orders).last(), Some(&last), "{orders:?}");
+        assert_eq!(app.sql("SELECT count(*) FROM t"), "[[5]]", "{orders:?}");
+        app.sql("INSERT INTO t VALUES (6, 6)"); // nobody holds a lock
+    }
+}
+
+#[test]
+fn nothing_is_written_without_the_lock() {
+    let (dir, mut app) = scene("wal");
+    let said = told(dir.path(), "write\n");
+    assert!(matches!(&said[1..], [Answer::Refused(_)]), "{said:?}");
+    assert_eq!(app.sql("SELECT count(*) FROM t"), "[[5]]");
+}
+
+#[test]
+fn an_app_in_a_transaction_is_not_overwritten() {
+    for journal in ["wal", "delete"] {
+        let (dir, mut app) = scene(journal);
+        app.sql("BEGIN IMMEDIATE");
+        app.sql("INSERT INTO t VALUES (6, 6)");
+        assert_eq!(
+            told(dir.path(), "lock\nlock\n"),
+            [Answer::Ready, Answer::Busy, Answer::Busy],
+            "{journal}"
+        );
+        app.sql("COMMIT");
+        assert_eq!(app.sql("SELECT count(*) FROM t"), "[[6]]");
+    }
+}
+
+#[test]
+fn a_state_of_another_kind_is_refused_by_name() {
+    let (dir, _app) = scene("wal");
+    let file = LiveFile::new(dir.path(), "app.db").unwrap();
+    let then = dir.path().join("then.db");
+    for (pragma, wanted) in [
+        (
+            "PRAGMA journal_mode=delete",
+            "4096 bytes a page, without a WAL",
+        ),
+        (
+            "PRAGMA page_size=512; VACUUM; PRAGMA journal_mode=wal",
+            "512 bytes a page, with a WAL",
+        ),
+    ] {
+        let kept = Connection::open(&then).unwrap();
+        kept.execute_batch(pragma).unwrap();
+        drop(kept);
+        let error = job(dir.path()).must_fit(&file).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+        assert!(
+            error.contains("has 4096 bytes a page, with a WAL"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn the_wanted_state_may_lie_anywhere() {
+    let (dir, _app) = scene("wal");
+    let odd = dir.path().join("50% of #1?");
+    std::fs::create_dir(&odd).unwrap();
+    let source = odd.join("then.db");
+    std::fs::rename(dir.path().join("then.db"), &source).unwrap();
+    let job = Rewind {
+        source,
+        ..job(dir.path())
+    };
+    let rows = "SELECT count(*) FROM t";
+    let rows = job
+        .open_source()
+        .unwrap()
+        .query_row(rows, [], |row| row.get(0));
+    assert_eq!(rows, Ok(2));
+}
+
+#[test]
+fn what_is_said_is_what_is_heard() {
+    for answer in [
+        Answer::Ready,
+        Answer::Locked,
+        Answer::Busy,
+        Answer::Unlocked,
+        Answer::Wrote { pages: 7, of: 9 },
+        Answer::Done,
+        Answer::Refused("no, thanks".to_owned()),
+        Answer::Failed("disk full".to_owned()),
+    ] {
+        assert_eq!(answer.to_string().parse::<Answer>().unwrap(), answer);
+    }
+    let two_lines = Answer::Failed("one\ntwo".to_owned()).to_string();
+    assert_eq!(two_lines, "failed one two");
+    for order in [Order::Lock, Order::Unlock, Order::Write] {
+        assert_eq!(order.to_string().parse::<Order>().unwrap(), order);
+    }
+    for line in ["", "wrote", "wrote 1", "wrote x 2", "LOCK"] {
+        assert!(line.parse::<Answer>().is_err(), "{line:?}");
+        assert!(line.parse::<Order>().is_err(), "{line:?}");
+    }
+}
