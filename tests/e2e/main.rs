@@ -3,6 +3,7 @@
 //! One file a scenario. Each test has a world of its own (`support/world.rs`), waits for facts with
 //! a deadline, and prints the seed that replays it. `tests/README.md` says what proves what.
 
+mod chains;
 mod demo;
 mod discovery;
 mod drain;

@@ -44,7 +44,10 @@ fn same_content(what: &str, then: &[u8], now: &[u8]) -> Result<()> {
         image[40..44].fill(0);
         image
     };
-    ensure!(then[40..44] != now[40..44], "{what}: the schema's number stayed");
+    ensure!(
+        then[40..44] != now[40..44],
+        "{what}: the schema's number stayed"
+    );
     image::same(what, &without(then), &without(now))
 }
 
@@ -64,7 +67,9 @@ fn process_of(agent: &Agent) -> Result<Option<i32>> {
 }
 
 fn wait_process(agent: &Agent) -> Result<i32> {
-    poll("a process rewinds", Duration::from_secs(30), || process_of(agent))
+    poll("a process rewinds", Duration::from_secs(30), || {
+        process_of(agent)
+    })
 }
 
 fn kill(pid: i32) {
@@ -99,7 +104,10 @@ fn a_rewind_is_seen_by_open_connections_and_can_be_undone() {
 
             let said = rewind(&scene, &agent, then)?.done()?;
             ensure!(undo(&said)? == now, "{now} was the newest: {}", said.err);
-            ensure!(reader.run(count)? == old, "an open connection sees the old rows");
+            ensure!(
+                reader.run(count)? == old,
+                "an open connection sees the old rows"
+            );
             same_content("rewound", &image_then, &image::settled(&scene.db)?)?;
             workload.check(&scene.db)?;
             scene.prove_equal(world, &agent)?;
@@ -142,7 +150,10 @@ fn a_rewind_under_a_writer_loses_no_commit_before_it() {
                 // Whatever was committed until the very moment can be had back.
                 for (who, restored) in scene.restore_all(world, &Point::Txid(before))? {
                     let have = workload.check_restored(&restored)?[0];
-                    ensure!(have >= acknowledged, "{who}: {have} of {acknowledged} commits");
+                    ensure!(
+                        have >= acknowledged,
+                        "{who}: {have} of {acknowledged} commits"
+                    );
                 }
             }
         }
@@ -233,7 +244,10 @@ fn a_rewind_that_is_not_meant_or_does_not_fit_is_refused() {
             .says(&["with a WAL", "without a WAL"])?;
         ensure!(Sqlite::once(&scene.db, "SELECT count(*) FROM t;")? == "2");
         scene.prove_equal(world, &agent)?;
-        ensure!(ltx::head(&scene.replica)? == head, "something was committed");
+        ensure!(
+            ltx::head(&scene.replica)? == head,
+            "something was committed"
+        );
         Ok(())
     });
 }
@@ -264,12 +278,20 @@ fn a_locked_database_is_refused_and_the_process_has_no_rights() {
             }
             refused.join().expect("no panic")
         })?;
-        refused.exits(exit::REFUSED)?.says(&["is locked", "nothing was written"])?;
+        refused
+            .exits(exit::REFUSED)?
+            .says(&["is locked", "nothing was written"])?;
         app.run("COMMIT;")?;
-        ensure!(app.run("SELECT count(*) FROM t;")?.trim() == "3", "it was written to");
+        ensure!(
+            app.run("SELECT count(*) FROM t;")?.trim() == "3",
+            "it was written to"
+        );
 
         rewind(&scene, &agent, then)?.done()?;
-        ensure!(app.run("SELECT count(*) FROM t;")?.trim() == "1", "it was not");
+        ensure!(
+            app.run("SELECT count(*) FROM t;")?.trim() == "1",
+            "it was not"
+        );
         if root {
             for end in ["", "-wal", "-shm"] {
                 let facts = fs::metadata(image::beside(&scene.db, end))?;
@@ -286,7 +308,10 @@ fn is_confined(pid: i32, scene: &Scene) -> Result<bool> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key));
-        line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+        line.unwrap_or_default()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let (uid, gid) = APP;
     let facts = [
@@ -375,7 +400,9 @@ fn a_rewind_whose_process_is_killed_is_done_or_not() {
                     large.new = image::settled(&large.scene.db)?;
                 }
             }
-            say(&format!("{journal}: {done} of {rounds} killed rewinds were done"));
+            say(&format!(
+                "{journal}: {done} of {rounds} killed rewinds were done"
+            ));
             rewind(&large.scene, &agent, large.then)?.done()?;
             large.scene.prove_equal(world, &agent)
         });
@@ -393,7 +420,14 @@ fn a_rewind_whose_agent_is_killed_is_done_or_not() {
             let ctl = agent.ctl();
             let txid = format!("{:x}", large.then);
             let reference = large.scene.reference.clone();
-            let words = ["restore", &reference, "--in-place", "--yes", "--txid", &txid];
+            let words = [
+                "restore",
+                &reference,
+                "--in-place",
+                "--yes",
+                "--txid",
+                &txid,
+            ];
             let process = std::thread::scope(|scope| -> Result<i32> {
                 let said = scope.spawn(|| ctl.run(words));
                 let process = wait_process(&agent)?;

@@ -222,6 +222,8 @@ impl Database {
             return;
         }
         self.work = match &self.place {
+            // What is being written belongs to the chain that may have to go.
+            Place::Undecided if self.tending.is_busy() => None,
             Place::Undecided => Some(self.decide()),
             Place::Settled(target) if self.must_ship() => {
                 let target = target.clone();
@@ -330,7 +332,7 @@ impl Database {
     async fn conclude(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Decided(Ok(decision)) => {
-                if decision != Decision::Continue {
+                if !matches!(decision, Decision::Continue | Decision::NextChain) {
                     // The spool is about to change under it.
                     self.stop_capture().await;
                 }
@@ -388,6 +390,10 @@ impl Database {
                 let owner = format!("writer {by:016x}");
                 self.place = Place::Undecided;
                 self.work = Some(self.open_branch(owner));
+            }
+            End::OtherChain { .. } => {
+                self.manifest.said = None;
+                self.place = Place::Undecided;
             }
             End::Failed(error) => self.failed(&error),
         }

@@ -3,7 +3,7 @@
 //! No clock and no lock takes part (G4). The decision only chooses how to begin; from then on the
 //! names of L0 files are the fence: whoever links TXID n first owns it.
 
-use sqlrep_format::Txid;
+use sqlrep_format::{PageSize, Txid};
 
 /// The newest file of the replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub(crate) struct Head {
     pub(crate) txid: Txid,
     /// The writer named in its header; 0 is Litestream.
     pub(crate) writer: u64,
+    /// The page size of the chain.
+    pub(crate) page_size: PageSize,
 }
 
 /// What the manifest says of the last owner.
@@ -34,6 +36,8 @@ pub(crate) struct Local {
     pub(crate) txid: Txid,
     /// The oldest TXID that is not known to be on the replica.
     pub(crate) first_pending: Option<Txid>,
+    /// The page size of its chain.
+    pub(crate) page_size: PageSize,
 }
 
 /// Everything the decision depends on.
@@ -69,6 +73,9 @@ pub(crate) enum Decision {
         /// What was found, for the log.
         why: String,
     },
+    /// The database has another page size than the chain, which is ours: retire it to a branch.
+    /// What waits in the spool begins the next one.
+    NextChain,
     /// Somebody else's data is there: keep this database's commits on a branch, loudly.
     Branch {
         /// Whose replica it is.
@@ -109,6 +116,16 @@ fn spool_is_empty(facts: &Facts, head: Head) -> Decision {
 }
 
 fn compare(facts: &Facts, local: Local, head: Head) -> Decision {
+    let begins = local.first_pending == Some(Txid::FIRST);
+    if begins && head.page_size != local.page_size {
+        return if facts.insisted || is_ours(facts, head) {
+            Decision::NextChain
+        } else {
+            Decision::Branch {
+                owner: owner_text(facts, head),
+            }
+        };
+    }
     if head.txid > local.txid {
         return spool_is_empty(facts, head);
     }
@@ -171,10 +188,12 @@ mod tests {
             local: local.map(|(newest, pending)| Local {
                 txid: txid(newest),
                 first_pending: pending.map(txid),
+                page_size: PageSize::MIN,
             }),
             head: head.map(|(newest, writer)| Head {
                 txid: txid(newest),
                 writer,
+                page_size: PageSize::MIN,
             }),
             owner: None,
             insisted: false,
@@ -275,6 +294,27 @@ mod tests {
         // Ours, with the note of it lost.
         let ours = facts(Some((9, Some(5))), Some((8, 7)));
         assert_eq!(decide(&ours), Decision::Continue);
+    }
+
+    #[test]
+    fn a_chain_of_another_page_size_is_retired_by_its_owner_only() {
+        let meet = |local, head| {
+            let mut facts = facts(Some(local), Some(head));
+            if let Some(head) = &mut facts.head {
+                head.page_size = PageSize::MAX;
+            }
+            facts
+        };
+        for local in [(1, Some(1)), (4, Some(1)), (9, Some(1))] {
+            assert_eq!(decide(&meet(local, (5, 7))), Decision::NextChain);
+            let foreign = meet(local, (5, 9));
+            assert!(matches!(decide(&foreign), Decision::Branch { .. }));
+            let mut insisted = foreign;
+            insisted.insisted = true;
+            assert_eq!(decide(&insisted), Decision::NextChain);
+        }
+        // A chain that goes on has its page size.
+        assert_eq!(decide(&meet((9, Some(5)), (4, 7))), Decision::Continue);
     }
 
     #[test]

@@ -123,6 +123,17 @@ pub enum StageError {
         /// One that must be there.
         wanted: Txid,
     },
+    /// A replica whose chain was retired and whose next chain has no file yet.
+    #[error(
+        "{dir} holds no chain: the one before was moved to branch {branch}, and its owner publishes \
+         the next one; if that owner is lost, move .sqlrep/branches/{branch}/ltx back there"
+    )]
+    BetweenChains {
+        /// The replica's directory.
+        dir: PathBuf,
+        /// Where the chain before is.
+        branch: String,
+    },
     /// Another pod claimed the replica first.
     #[error("writer {by:016x} claimed {dir} a moment before: its owner is looked at again")]
     Overtaken {
@@ -148,6 +159,7 @@ impl StageError {
             | Self::Io { .. }
             | Self::Manifest { .. }
             | Self::Behind { .. }
+            | Self::BetweenChains { .. }
             | Self::Overtaken { .. } => Class::Transient,
             Self::Root(_) => Class::Root,
             Self::Store(error) => storage(error.is_full(), error.is_corrupt()),

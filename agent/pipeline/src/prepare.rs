@@ -14,7 +14,7 @@ use crate::fleet::{Context, Fleet};
 use crate::handover::{self, Holder, Verdict, verdict};
 use crate::stage::capture::timestamp_now;
 use crate::stage::restore::{Candidate, Claimant, RestoredDatabase, candidates, restore_and_claim};
-use crate::stage::settle::check_identity;
+use crate::stage::settle::{check_identity, retire};
 use crate::stage::ship::{End, Target};
 use crate::{Key, Medium, PodIdentity, RestorePolicy, State, Volume, limits};
 
@@ -364,7 +364,10 @@ fn ship_tail(
         match target.ship(None).end {
             End::Done => {}
             End::Failed(error) => return Err(error),
-            End::Fenced { by } => {
+            End::OtherChain { by } if by == writer.get() => {
+                retire(&target.store, "page-size", timestamp_now())?;
+            }
+            End::Fenced { by } | End::OtherChain { by } => {
                 return Err(StageError::Refused {
                     reason: format!(
                         "this node still holds unshipped commits of {} and writer {by:016x} went \

@@ -255,7 +255,7 @@ fn open(
     let main = context.remote(id);
     main.acting(|| context.root.check())
         .map_err(StageError::from)?;
-    if main.list().map_err(StageError::from)?.is_empty() {
+    if branch.is_none() && main.list().map_err(StageError::from)?.is_empty() {
         return Err(CommandError::NotFound(format!(
             "there is no replica of {id} under {}",
             main.dir().display()

@@ -19,7 +19,9 @@ use crate::input::{Input, Keep};
 use crate::merge::Merge;
 use crate::{Listing, Plan, Put, ReplicaFile, Store, StoreError};
 
-pub use branch::{Branch, BranchStore, branch, branch_listing, list_branches, retire_chain};
+pub use branch::{
+    Branch, BranchStore, branch, branch_listing, list_branches, retire_chain, retired_chain,
+};
 
 /// Read at once from the spool: what NFS writes at once.
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
@@ -239,12 +241,12 @@ fn is_claim(store: &dyn Store, txid: Txid, page1: &[u8]) -> Result<bool, StoreEr
     })
 }
 
-/// The writer of the file that ends at a TXID; the lowest level knows best.
+/// The writer of the file that ends at a TXID.
 pub fn writer_of(store: &dyn Store, listing: &Listing, txid: Txid) -> Result<u64, StoreError> {
     header_at(store, listing, txid).map(|header| header.node_id)
 }
 
-/// The header of a file that ends at a TXID.
+/// The header of a file that ends at a TXID; the lowest level knows best.
 pub fn header_at(store: &dyn Store, listing: &Listing, txid: Txid) -> Result<Header, StoreError> {
     let mut missing = StoreError::io("find a file that ends at the head in", store.dir())(
         io::ErrorKind::NotFound.into(),

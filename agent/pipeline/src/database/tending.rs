@@ -46,6 +46,11 @@ impl Tending {
         }
     }
 
+    /// Whether a chore is in flight.
+    pub(super) fn is_busy(&self) -> bool {
+        self.work.is_some()
+    }
+
     /// Waits for the chore in flight, or for ever when there is none.
     pub(super) async fn done(&mut self) -> (Chore, Result<Tended, StageError>) {
         match &mut self.work {

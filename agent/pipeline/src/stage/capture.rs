@@ -241,7 +241,15 @@ impl Thread<'_> {
             .update(|facts| facts.phase = Phase::Snapshotting);
         let before = self.job.spool.position().map(|position| position.txid);
         let begun = SystemTime::now();
-        let start = session.start(timestamp_now())?;
+        let start = match session.start(timestamp_now()) {
+            Err(error) if error.ends_chain() => {
+                tracing::info!(reason = %error, "the chain ends");
+                // Not while files of it wait to be shipped: then this fails, and is tried again.
+                self.job.spool.restart()?;
+                session.start(timestamp_now())?
+            }
+            other => other?,
+        };
         tracing::debug!(?start, "attached");
         let after = self.job.spool.position().map(|position| position.txid);
         self.failures = 0;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use sqlrep_format::{Pgno, Timestamp, Txid, page_checksum};
 use sqlrep_replica::durable::{self, OsFs};
-use sqlrep_replica::owner::{self, Claim, WriterId};
+use sqlrep_replica::owner::{self, Branch, Claim, WriterId};
 use sqlrep_replica::{
     DbId, Destination, Manifest, OwnerState, Point, RestoreOptions, Staged, Store, StoreError,
     restore,
@@ -50,6 +50,17 @@ impl Candidate {
         header.map_or(0, |header| {
             u64::from(header.commit.get()) * header.page_size.bytes() as u64
         })
+    }
+
+    /// Whether there never was anything in it.
+    fn is_empty(&self) -> Result<bool, StageError> {
+        let nothing = self.store.list()?.head().is_none();
+        Ok(nothing && self.retired_chain()?.is_none())
+    }
+
+    fn retired_chain(&self) -> Result<Option<Branch>, StageError> {
+        let dir = self.store.dir();
+        Ok(self.store.acting(|| owner::retired_chain(dir))?)
     }
 }
 
@@ -165,6 +176,14 @@ fn stage(
     volume: &Volume,
     manifest: Option<&Manifest>,
 ) -> Result<Staged, StageError> {
+    if candidate.store.list()?.head().is_none()
+        && let Some(branch) = candidate.retired_chain()?
+    {
+        return Err(StageError::BetweenChains {
+            dir: candidate.store.dir().to_path_buf(),
+            branch: branch.name,
+        });
+    }
     let options = RestoreOptions {
         threads: RESTORE_THREADS,
         ownership: manifest.and_then(|manifest| manifest.file),
@@ -235,10 +254,7 @@ pub(crate) fn candidates(
             }
         }
     }
-    found.retain(|candidate| match candidate.store.list() {
-        Ok(listing) => listing.head().is_some(),
-        // An unreadable replica is not an empty one: the restore will say why it fails.
-        Err(_) => true,
-    });
+    // An unreadable replica is not an empty one: the restore will say why it fails.
+    found.retain(|candidate| !candidate.is_empty().unwrap_or(false));
     Ok(found)
 }

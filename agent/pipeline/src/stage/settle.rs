@@ -93,6 +93,11 @@ impl Settle {
                 self.spool.restart()?;
                 Ok(Settled::Main)
             }
+            Decision::NextChain => {
+                tracing::info!("the page size changed: the old chain moves to a branch");
+                self.retire("page-size", now)?;
+                Ok(Settled::Main)
+            }
             // What waits in the spool goes to the branch, and so does what follows.
             Decision::Branch { owner } => self.branch(owner, now),
         }
@@ -113,15 +118,7 @@ impl Settle {
     /// Moves the whole chain to a branch. What the manifest says of its TXIDs goes first: a reader
     /// would look for them in the new chain for ever.
     pub(crate) fn retire(&self, label: &str, now: Timestamp) -> Result<(), StageError> {
-        if self.store.list()?.head().is_some() {
-            if let Some(mut manifest) = self.store.load_manifest()? {
-                (manifest.head, manifest.claims) = (None, Vec::new());
-                self.store.save_manifest(&manifest)?;
-            }
-            self.store
-                .acting(|| owner::retire_chain(self.store.dir(), label, now))?;
-        }
-        Ok(())
+        retire(&self.store, label, now)
     }
 
     /// Takes the replica's head as the place to go on from.
@@ -188,6 +185,7 @@ impl Settle {
         Some(Local {
             txid: position.txid,
             first_pending,
+            page_size: position.page_size,
         })
     }
 
@@ -195,11 +193,25 @@ impl Settle {
         let Some(txid) = listing.head() else {
             return Ok(None);
         };
+        let header = owner::header_at(&self.store, listing, txid)?;
         Ok(Some(Head {
             txid,
-            writer: owner::writer_of(&self.store, listing, txid)?,
+            writer: header.node_id,
+            page_size: header.page_size,
         }))
     }
+}
+
+/// See [`Settle::retire`].
+pub(crate) fn retire(store: &Remote, label: &str, now: Timestamp) -> Result<(), StageError> {
+    if store.list()?.head().is_some() {
+        if let Some(mut manifest) = store.load_manifest()? {
+            (manifest.head, manifest.claims) = (None, Vec::new());
+            store.save_manifest(&manifest)?;
+        }
+        store.acting(|| owner::retire_chain(store.dir(), label, now))?;
+    }
+    Ok(())
 }
 
 /// Refuses a replica of another cluster or namespace.

@@ -51,6 +51,11 @@ pub(crate) enum End {
         /// The writer's id.
         by: u64,
     },
+    /// The first file of a chain, and another chain is there that has pages of another size.
+    OtherChain {
+        /// The writer's id.
+        by: u64,
+    },
     /// Something failed; what was shipped before stays shipped.
     Failed(StageError),
 }
@@ -72,6 +77,11 @@ impl Target {
             let Some(entry) = self.spool.first_pending() else {
                 break;
             };
+            if entry.txid == Txid::FIRST
+                && let Some(by) = self.other_chain()?
+            {
+                return Ok(End::OtherChain { by });
+            }
             let file = SpoolFile {
                 txid: entry.txid,
                 timestamp: entry.timestamp,
@@ -101,6 +111,17 @@ impl Target {
             Signed::Done => End::Done,
             Signed::Fenced { by } => End::Fenced { by },
         })
+    }
+
+    /// The writer of a chain that the files of the spool cannot go on from: a chain has one page
+    /// size.
+    fn other_chain(&self) -> Result<Option<u64>, StageError> {
+        let listing = self.store.list()?;
+        let (Some(head), Some(position)) = (listing.head(), self.spool.position()) else {
+            return Ok(None);
+        };
+        let header = owner::header_at(&self.store, &listing, head)?;
+        Ok((header.page_size != position.page_size).then_some(header.node_id))
     }
 
     /// The newest TXID that is known to be on the replica.

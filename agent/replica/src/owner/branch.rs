@@ -62,6 +62,8 @@ pub fn retire_chain(replica_dir: &Path, label: &str, now: Timestamp) -> Result<S
     let branches = durable::ensure_subdir(&fs, &meta, OsStr::new(BRANCHES_DIR))?;
     let branch = durable::ensure_subdir(&fs, &branches, OsStr::new(&name))?;
     durable::move_dir(&fs, &dir, OsStr::new(LTX_DIR), &branch, OsStr::new(LTX_DIR))?;
+    // A replica is known by this directory; one that waits for its next chain is a replica still.
+    durable::ensure_subdir(&fs, &dir, OsStr::new(LTX_DIR))?;
     Ok(name)
 }
 
@@ -106,6 +108,14 @@ pub fn list_branches(replica_dir: &Path) -> Result<Vec<Branch>, StoreError> {
         });
     }
     Ok(branches)
+}
+
+/// The newest branch that is a whole chain: what a replica without files held until its chain was
+/// retired.
+pub fn retired_chain(replica_dir: &Path) -> Result<Option<Branch>, StoreError> {
+    let branches = list_branches(replica_dir)?;
+    let whole = |branch: &Branch| branch.from == Txid::FIRST;
+    Ok(branches.into_iter().rfind(whole))
 }
 
 /// What a restore from a branch may use: the branch's own files, and of the main chain those that
