@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use sqlrep_format::Timestamp;
 use sqlrep_format::ltx::Level;
+use sqlrep_format::{Timestamp, Txid};
 use sqlrep_replica::compact::{first_snapshot_plan, pending};
 use sqlrep_replica::retain::{self, Policy};
 use sqlrep_replica::{Listing, ReplicaFile};
@@ -80,6 +80,7 @@ impl Rhythm {
                 l0: l0_retention,
                 levels: inner.iter().map(keep).collect(),
                 window: settings.retention,
+                claims: Vec::new(),
             },
         }
     }
@@ -162,8 +163,9 @@ impl Upkeep {
         }
     }
 
-    /// The replica was listed.
-    pub(crate) fn listed(&mut self, mut listing: Listing) {
+    /// The replica was listed, and its manifest knows of these claims.
+    pub(crate) fn listed(&mut self, mut listing: Listing, claims: Vec<Txid>) {
+        self.rhythm.policy.claims = claims;
         // What was shipped while the listing was made may be in it or not.
         for file in self.fresh.drain(..) {
             listing.add(file);

@@ -30,6 +30,15 @@ pub struct Policy {
     pub levels: Vec<Duration>,
     /// The window: any moment in it can be restored.
     pub window: Duration,
+    /// Claims whose level-0 files stay: an owner that was replaced while it stood still publishes
+    /// at the name of its successor's claim first, and must not find that name free again.
+    pub claims: Vec<Txid>,
+}
+
+impl Policy {
+    fn spares(&self, file: &ReplicaFile) -> bool {
+        file.level == Level::L0 && self.claims.contains(&file.range.max())
+    }
 }
 
 /// Why a file may go.
@@ -114,9 +123,9 @@ impl Removal {
 
 /// Level-0 files that the owner of a replica has not published and never saw, below its head: a
 /// writer that had lost the replica filled names which retention had freed. `found` are the names
-/// that are there, `known` is what the owner knows of; nothing that it knows is touched, and what
-/// it knows must restore its newest state without anything else.
-pub fn strays(known: &Listing, found: &[TxidRange]) -> Result<Removal, Unproven> {
+/// that are there, `known` is what the owner knows of; nothing that it knows is touched, nor a
+/// claim, and what it knows must restore its newest state without anything else.
+pub fn strays(known: &Listing, found: &[TxidRange], policy: &Policy) -> Result<Removal, Unproven> {
     let road = plan(known, Point::Latest).map_err(Unproven::Broken)?;
     let head = road.head();
     let ours: BTreeSet<TxidRange> = known.level(Level::L0).map(|file| file.range).collect();
@@ -130,6 +139,7 @@ pub fn strays(known: &Listing, found: &[TxidRange]) -> Result<Removal, Unproven>
         },
         why: Why::Straggler,
     });
+    let expired = expired.filter(|expired| !policy.spares(&expired.file));
     Ok(Removal {
         expired: expired.collect(),
         rest: known.clone(),
@@ -145,19 +155,28 @@ pub fn retain(listing: &Listing, policy: &Policy, now: Timestamp) -> Result<Remo
         .collect();
     // From the bottom: what is left of a level at any moment is one run up to its head.
     expired.sort_by_key(|expired| (expired.file.level, expired.file.range));
-    let gone: BTreeSet<_> = expired.iter().map(|expired| key(&expired.file)).collect();
-    let stays = |file: &&ReplicaFile| !gone.contains(&key(file));
-    let rest = Listing::new(listing.files().iter().filter(stays).cloned().collect());
     if !expired.is_empty() {
+        let rest = without(listing, &expired);
         prove(listing, &rest, earlier(now, policy.window))?;
     }
+    // After the proof: a claim that is left alone is no road to anywhere.
+    expired.retain(|expired| !policy.spares(&expired.file));
+    let rest = without(listing, &expired);
     Ok(Removal { expired, rest })
+}
+
+fn without(listing: &Listing, expired: &[Expired]) -> Listing {
+    let gone: BTreeSet<_> = expired.iter().map(|expired| key(&expired.file)).collect();
+    let stays = |file: &&ReplicaFile| !gone.contains(&key(file));
+    Listing::new(listing.files().iter().filter(stays).cloned().collect())
 }
 
 /// When the next file may go, if nothing else happens; `None`: never.
 pub fn due(listing: &Listing, policy: &Policy) -> Option<Timestamp> {
+    let goes = |expiry: &Expiry| !policy.spares(&expiry.file);
     expiries(listing, policy)
         .into_iter()
+        .filter(goes)
         .map(|expiry| expiry.at)
         .min()
 }

@@ -175,7 +175,7 @@ impl Database {
     fn take_in(&mut self, chore: Chore, tended: Tended, now: Timestamp) {
         let upkeep = &mut self.tending.upkeep;
         match tended {
-            Tended::Listed(listing) => upkeep.listed(listing),
+            Tended::Listed(listing, claims) => upkeep.listed(listing, claims),
             Tended::Wrote(file) => {
                 let (level, max) = (file.level, file.range.max());
                 upkeep.wrote(file);

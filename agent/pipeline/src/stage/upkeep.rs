@@ -31,8 +31,8 @@ pub(crate) struct Tend {
 /// What a piece of upkeep came to.
 #[derive(Debug)]
 pub(crate) enum Tended {
-    /// The replica holds this.
-    Listed(Listing),
+    /// The replica holds this, and these are the claims that its owners made.
+    Listed(Listing, Vec<Txid>),
     /// A file was written, or was there.
     Wrote(ReplicaFile),
     /// Files are gone.
@@ -77,7 +77,9 @@ impl Tend {
             .millis()
             .saturating_sub_unsigned(u64::try_from(old).unwrap_or(u64::MAX));
         self.store.sweep(Timestamp::from_millis(old))?;
-        Ok(Tended::Listed(self.store.list()?))
+        let manifest = self.store.load_manifest()?;
+        let claims = manifest.map(|manifest| manifest.claims).unwrap_or_default();
+        Ok(Tended::Listed(self.store.list()?, claims))
     }
 
     /// Whether the replica is still ours, and holds the level-0 files among the inputs, told from the
@@ -95,7 +97,8 @@ impl Tend {
         if !needed.all(|file| there(&file.range)) {
             return Ok(Some(Tended::Surprised));
         }
-        let strays = retain::strays(&self.known, &found).map_err(|error| refused(&error))?;
+        let strays =
+            retain::strays(&self.known, &found, &self.policy).map_err(|error| refused(&error))?;
         if !strays.expired().is_empty() {
             tracing::warn!(
                 files = strays.expired().len(),

@@ -21,6 +21,7 @@ fn policy() -> Policy {
         l0: Duration::from_secs(20),
         levels: vec![Duration::from_secs(100), Duration::from_secs(400)],
         window: Duration::from_secs(1_000),
+        claims: Vec::new(),
     }
 }
 
@@ -66,6 +67,31 @@ fn level_0_goes_when_it_is_compacted_and_old_and_not_before() {
         both,
         "the newest file of a level always stays"
     );
+}
+
+#[test]
+fn a_claim_stays_and_keeps_nothing_else_from_going() {
+    let mut files = vec![file(9, 1, 1, 1), file(1, 2, 5, 5)];
+    files.extend((2..=6).map(|txid| file(0, txid, txid, i64::try_from(txid).unwrap())));
+    let policy = Policy {
+        claims: vec![txid(3), txid(4)],
+        ..policy()
+    };
+    let listing = Listing::new(files);
+    let removal = retain(&listing, &policy, at(900)).unwrap();
+    assert_eq!(names(&removal), ["L0 2-2 Compacted", "L0 5-5 Compacted"]);
+    // What is left is not due for ever.
+    assert_eq!(due(removal.rest(), &policy), None);
+    let again = retain(removal.rest(), &policy, at(950)).unwrap();
+    assert!(names(&again).is_empty());
+    assert_eq!(
+        plan(removal.rest(), Point::Latest).unwrap().head(),
+        Some(txid(6))
+    );
+    // Nor does anybody take it for what a stranger left.
+    let found: Vec<_> = [3, 4, 6].map(|id| TxidRange::single(txid(id))).to_vec();
+    let known = Listing::new(vec![file(9, 1, 1, 1), file(1, 2, 5, 5), file(0, 6, 6, 6)]);
+    assert!(names(&strays(&known, &found, &policy).unwrap()).is_empty());
 }
 
 #[test]
@@ -164,13 +190,13 @@ fn the_owner_knows_what_is_not_its_own() {
     let found: Vec<TxidRange> = [9, 10, 11, 12, 13]
         .map(|id| TxidRange::single(txid(id)))
         .into();
-    let removal = strays(&known, &found).unwrap();
+    let removal = strays(&known, &found, &policy()).unwrap();
     assert_eq!(removal.rest(), &known);
     let expected = ["L0 9-9 Straggler", "L0 10-10 Straggler"];
     assert_eq!(names(&removal), expected, "13 may be on its way");
     // Who does not know how its own head is reached has no business with what others left.
     let known = known.without(&known.files()[0]);
-    assert!(strays(&known, &found).is_err());
+    assert!(strays(&known, &found, &policy()).is_err());
 }
 
 #[test]

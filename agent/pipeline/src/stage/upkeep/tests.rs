@@ -181,7 +181,7 @@ impl Life {
 
     fn take_in(&mut self, chore: Chore, tended: Tended) {
         match tended {
-            Tended::Listed(listing) => self.upkeep.listed(listing),
+            Tended::Listed(listing, claims) => self.upkeep.listed(listing, claims),
             Tended::Wrote(file) => {
                 if file.level == Level::new(1).unwrap() {
                     self.tend.spool.keep_above(Some(file.range.max()));
