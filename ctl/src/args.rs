@@ -124,7 +124,9 @@ complete and proven. --timestamp gives the last state strictly before that time.
     #[command(after_help = "\
 Examples:
   sqlrepctl history surmai
-  sqlrepctl history --replica /mnt/nas/sqlrep media/surmai -o json")]
+  sqlrepctl history --replica /mnt/nas/sqlrep media/surmai -o json
+
+COST is what a restore of that state reads.")]
     History(HistoryArgs),
     /// Capture and ship now, and wait until it is on the replica
     #[command(after_help = "\

@@ -1,11 +1,12 @@
 //! What a replica holds, and which of its states can be restored.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use sqlrep_format::ltx::Level;
 use sqlrep_format::{Timestamp, Txid, TxidRange};
 use sqlrep_replica::owner::branch_listing;
-use sqlrep_replica::{Listing, ReplicaFile, points};
+use sqlrep_replica::plan::plan;
+use sqlrep_replica::{Listing, Plan, ReplicaFile, points};
 
 /// An LTX file of a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +63,26 @@ pub(crate) struct Point {
     pub(crate) file: File,
     /// Whether a chain from a snapshot leads there.
     pub(crate) restorable: bool,
+    /// What a restore of that state reads.
+    pub(crate) cost: Option<Cost>,
+}
+
+/// What a restore reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// So many files.
+    pub(crate) files: usize,
+    /// Of so many bytes in all.
+    pub(crate) bytes: u64,
+}
+
+impl Cost {
+    fn of(plan: &Plan) -> Self {
+        Self {
+            files: plan.steps.len(),
+            bytes: plan.bytes(),
+        }
+    }
 }
 
 impl History {
@@ -82,15 +103,24 @@ impl History {
     }
 
     fn points_of(&self, branch: &str) -> Vec<Point> {
-        let reached: BTreeSet<Txid> = points(&self.chain(branch))
+        let chain = self.chain(branch);
+        let reached: BTreeMap<Txid, Option<Cost>> = points(&chain)
             .into_iter()
-            .map(|point| point.txid)
+            .map(|reached| {
+                let wanted = sqlrep_replica::Point::Txid(reached.txid);
+                let plan = plan(&chain, wanted).ok();
+                (reached.txid, plan.as_ref().map(Cost::of))
+            })
             .collect();
         let own = self.files.iter().filter(|file| file.branch == branch);
         let mut points: Vec<Point> = own
-            .map(|file| Point {
-                file: file.clone(),
-                restorable: reached.contains(&file.range.max()),
+            .map(|file| {
+                let reached = reached.get(&file.range.max());
+                Point {
+                    file: file.clone(),
+                    restorable: reached.is_some(),
+                    cost: reached.copied().flatten(),
+                }
             })
             .collect();
         points.sort_by_key(|point| (point.file.range.max(), point.file.level, point.file.range));
@@ -154,6 +184,37 @@ mod tests {
             .map(|point| point.restorable)
             .collect();
         assert_eq!(restorable, [true, true, false]);
+    }
+
+    #[test]
+    fn a_state_costs_what_its_restore_reads() {
+        let files = vec![
+            file("", 9, 1, 2),
+            file("", 0, 3, 3),
+            file("", 0, 4, 4),
+            file("", 0, 6, 6),
+            file("", 1, 3, 4),
+        ];
+        let branches = Vec::new();
+        let history = History { branches, files };
+        let costs: Vec<_> = history
+            .points()
+            .iter()
+            .map(|point| {
+                (
+                    point.file.range.max().get(),
+                    point.cost.map(|cost| cost.files),
+                )
+            })
+            .collect();
+        let expected = [
+            (2, Some(1)),
+            (3, Some(2)),
+            (4, Some(2)),
+            (4, Some(2)),
+            (6, None),
+        ];
+        assert_eq!(costs, expected);
     }
 
     #[test]

@@ -41,6 +41,9 @@ struct Row {
     time: String,
     bytes: u64,
     restorable: bool,
+    /// What a restore of this state reads.
+    cost_files: Option<usize>,
+    cost_bytes: Option<u64>,
 }
 
 pub(super) fn run(args: &HistoryArgs, context: &mut Context) -> Result<Exit> {
@@ -92,6 +95,8 @@ fn document(name: &str, history: &History, points: &[Point]) -> Document {
         time: rfc3339(point.file.time),
         bytes: point.file.bytes,
         restorable: point.restorable,
+        cost_files: point.cost.map(|cost| cost.files),
+        cost_bytes: point.cost.map(|cost| cost.bytes),
     });
     Document {
         database: name.to_owned(),
@@ -108,6 +113,7 @@ fn table(points: &[Point]) -> Table {
         "TIME",
         "SIZE",
         "RESTORABLE",
+        "COST",
         "BRANCH",
     ]);
     for point in points {
@@ -117,6 +123,10 @@ fn table(points: &[Point]) -> Table {
         } else {
             Cell::new("no").colored(Color::Bad)
         };
+        let cost = point.cost.map_or_else(String::new, |cost| {
+            let files = if cost.files == 1 { "file" } else { "files" };
+            format!("{} in {} {files}", size(cost.bytes), cost.files)
+        });
         let level = if file.level == 9 {
             "snapshot".to_owned()
         } else {
@@ -129,6 +139,7 @@ fn table(points: &[Point]) -> Table {
             Cell::new(rfc3339(file.time)),
             Cell::number(size(file.bytes)),
             restorable,
+            Cell::number(cost),
             Cell::new(&file.branch),
         ]);
     }
