@@ -13,6 +13,7 @@ mod harness;
 mod history;
 mod killed;
 mod kube;
+mod large;
 mod life;
 mod locks;
 mod memory;
