@@ -6,7 +6,7 @@
 use sqlrep_format::ltx::Level;
 use sqlrep_format::{Txid, TxidRange};
 use sqlrep_replica::owner::{self, Publish, SpoolFile, WriterId};
-use sqlrep_replica::{Manifest, ReplicaFile};
+use sqlrep_replica::{Manifest, ReplicaFile, Store as _};
 use sqlrep_spool::DatabaseSpool;
 
 use crate::error::StageError;
