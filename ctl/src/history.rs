@@ -193,7 +193,6 @@ mod tests {
             file("", 0, 3, 3),
             file("", 0, 4, 4),
             file("", 0, 6, 6),
-            file("", 1, 3, 4),
         ];
         let branches = Vec::new();
         let history = History { branches, files };
@@ -207,13 +206,7 @@ mod tests {
                 )
             })
             .collect();
-        let expected = [
-            (2, Some(1)),
-            (3, Some(2)),
-            (4, Some(2)),
-            (4, Some(2)),
-            (6, None),
-        ];
+        let expected = [(2, Some(1)), (3, Some(2)), (4, Some(3)), (6, None)];
         assert_eq!(costs, expected);
     }
 

@@ -148,6 +148,11 @@ fn a_replica_between_two_chains_does_not_count_as_empty() {
         wait_shipped(world, &agent, &scene)?;
         let whole = image::settled(&scene.db)?;
         scene.pod.delete()?;
+        wait("the replica is released, and nobody is left", || {
+            let manifest = fs::read_to_string(scene.replica.join(".sqlrep/manifest.json"))?;
+            let row = agent.ctl().row(&scene.reference)?;
+            Ok(manifest.contains("released") && row.is_none())
+        })?;
         // as if its node had died after it retired the one chain and before it published the other
         let (chain, aside) = (scene.replica.join("ltx"), world.path("aside"));
         fs::rename(&chain, &aside)?;

@@ -434,10 +434,10 @@ fn history_comes_from_the_agent_too() {
     assert_eq!(
         run.out,
         "\
-TXID   FROM   LEVEL   TIME                        SIZE   RESTORABLE   BRANCH
-   1      1   0       2026-11-22T20:49:05.000Z   2.0Ki   yes          -
-   3      3   0       2026-11-22T20:49:05.000Z   2.0Ki   no           -
-   2      2   0       2026-11-22T20:49:05.000Z   2.0Ki   yes          b
+TXID   FROM   LEVEL   TIME                        SIZE   RESTORABLE               COST   BRANCH
+   1      1   0       2026-11-22T20:49:05.000Z   2.0Ki   yes           2.0Ki in 1 file   -
+   3      3   0       2026-11-22T20:49:05.000Z   2.0Ki   no                          -   -
+   2      2   0       2026-11-22T20:49:05.000Z   2.0Ki   yes          4.0Ki in 2 files   b
 "
     );
 }
