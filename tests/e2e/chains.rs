@@ -155,7 +155,7 @@ fn a_replica_between_two_chains_does_not_count_as_empty() {
         })?;
         // as if its node had died after it retired the one chain and before it published the other
         let (chain, aside) = (scene.replica.join("ltx"), world.path("aside"));
-        fs::rename(&chain, &aside)?;
+        sqlrep_tests::pod::rename(&chain, &aside)?;
         fs::create_dir(&chain)?;
         let pod = sqlrep_tests::Pod::start(world, sqlrep_tests::PodOptions::app("app"))?;
         let row = agent.ctl().wait_state(&scene.reference, "stalled")?;
@@ -165,7 +165,7 @@ fn a_replica_between_two_chains_does_not_count_as_empty() {
         );
         only(&pod.volume("data"), &[])?;
         fs::remove_dir(&chain)?;
-        fs::rename(&aside, &chain)?;
+        sqlrep_tests::pod::rename(&aside, &chain)?;
         pod.wait_ready()?;
         image::same("put back", &whole, &fs::read(pod.db("app.db"))?)
     });

@@ -64,8 +64,10 @@ fn a_large_database_is_snapshotted_compacted_and_restored_in_little_memory() {
             ),
         )?;
         scene.pod.announce()?;
-        let mut options = AgentOptions::default();
-        options.flags = ["--levels", "1s,5s"].map(String::from).to_vec();
+        let options = AgentOptions {
+            flags: ["--levels", "1s,5s"].map(String::from).to_vec(),
+            ..AgentOptions::default()
+        };
         let agent = world.agent_with(options)?;
         agent.ctl().wait_following(&scene.reference)?;
         let begun = peak(agent.pid())?;

@@ -150,7 +150,7 @@ fn the_wanted_state_may_lie_anywhere() {
     let odd = dir.path().join("50% of #1?");
     std::fs::create_dir(&odd).unwrap();
     let source = odd.join("then.db");
-    std::fs::rename(dir.path().join("then.db"), &source).unwrap();
+    rustix::fs::rename(dir.path().join("then.db"), &source).unwrap();
     let job = Rewind {
         source,
         ..job(dir.path())
