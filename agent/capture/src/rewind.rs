@@ -12,16 +12,14 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
-use sqlrep_format::{DatabaseHeader, JournalMode};
 
-use crate::live::{LiveFile, Probe, Site, probe};
+use crate::live::{LiveFile, Probe, Site, probe, read_header};
 use crate::{Error, init};
 
 /// How long the app may keep the database locked before a rewind is given up: longer than the
@@ -114,19 +112,17 @@ impl Rewind {
     }
 
     fn wanted(&self) -> Result<Probe, Error> {
-        let mut bytes = [0; DatabaseHeader::BYTES];
-        File::open(&self.source)
-            .and_then(|file| file.read_exact_at(&mut bytes, 0))
-            .map_err(Error::io("read the wanted state", &self.source))?;
-        let header = DatabaseHeader::parse(&bytes).map_err(|error| Error::NotADatabase {
-            path: self.source.clone(),
-            reason: error.to_string(),
-        })?;
-        let page_size = header.page_size;
-        Ok(match header.journal {
-            JournalMode::Wal => Probe::Wal { page_size },
-            JournalMode::Rollback => Probe::Rollback { page_size },
-        })
+        let file =
+            File::open(&self.source).map_err(Error::io("read the wanted state", &self.source))?;
+        let path = self.source.clone();
+        match read_header(&file, &path)? {
+            Probe::NotADatabase { reason } => Err(Error::NotADatabase { path, reason }),
+            Probe::Empty => Err(Error::NotADatabase {
+                path,
+                reason: "it is empty".to_owned(),
+            }),
+            found => Ok(found),
+        }
     }
 
     /// Nothing is looked for beside it, and nothing is left there.

@@ -136,7 +136,7 @@ impl Session {
         Ok(Start::Snapshot { pages })
     }
 
-    /// Finds out whether there is something to read. Costs two system calls when there is not.
+    /// Finds out whether there is something to read. Costs a few system calls when there is not.
     /// Also lets the application reset its WAL as soon as that loses nothing.
     pub fn look(&mut self) -> Result<Look, Error> {
         self.must_be_started()?;

@@ -109,6 +109,11 @@ impl App {
         self.run(&format!("[list(row) for row in db.execute({statement:?})]"))
     }
 
+    /// Everything in its table.
+    pub(crate) fn rows(&mut self) -> String {
+        self.sql("SELECT id, hex(v) FROM t ORDER BY id")
+    }
+
     /// One transaction that inserts `rows` rows of some 500 bytes.
     pub(crate) fn insert(&mut self, rows: u32) {
         self.run(&format!(
@@ -242,6 +247,13 @@ impl Bench {
             apply(&entry.path, &mut image);
         }
         image
+    }
+
+    /// The rows of the database that the L0 files add up to, as [`App::rows`] has them.
+    pub(crate) fn captured_rows(&self) -> String {
+        let copy = self.dir.path().join("copy.db");
+        fs::write(&copy, self.image()).unwrap();
+        App::open(&copy, &[]).rows()
     }
 
     /// Ends the session, lets `app` copy its WAL, and compares.

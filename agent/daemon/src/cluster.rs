@@ -122,9 +122,8 @@ impl Cluster {
                 self.own_namespace()
             )
         };
-        let found = timeout(REQUEST_TIMEOUT, self.config_maps().get_opt(ROOT_MAP))
+        let found = in_time(self.config_maps().get_opt(ROOT_MAP))
             .await
-            .map_err(|_| anyhow!("no answer within {REQUEST_TIMEOUT:?}"))
             .with_context(attempted)?
             .with_context(attempted)?;
         let Some(map) = found else { return Ok(None) };
@@ -154,9 +153,8 @@ impl Cluster {
             )
         };
         let (maps, params) = (self.config_maps(), PostParams::default());
-        let created = timeout(REQUEST_TIMEOUT, maps.create(&params, &map))
+        let created = in_time(maps.create(&params, &map))
             .await
-            .map_err(|_| anyhow!("no answer within {REQUEST_TIMEOUT:?}"))
             .with_context(attempted)?;
         match created {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
@@ -215,11 +213,17 @@ async fn learn_uid(client: &Client, memory: &Path) -> anyhow::Result<String> {
     }
 }
 
+/// Waits for an answer of the API server, within the bound.
+async fn in_time<T>(answer: impl Future<Output = T>) -> anyhow::Result<T> {
+    timeout(REQUEST_TIMEOUT, answer)
+        .await
+        .map_err(|_| anyhow!("no answer within {REQUEST_TIMEOUT:?}"))
+}
+
 async fn ask_uid(client: &Client) -> anyhow::Result<String> {
     let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
-    let found = timeout(REQUEST_TIMEOUT, api.get(UID_NAMESPACE))
-        .await
-        .map_err(|_| anyhow!("no answer within {REQUEST_TIMEOUT:?}"))?
+    let found = in_time(api.get(UID_NAMESPACE))
+        .await?
         .with_context(|| format!("cannot get namespace {UID_NAMESPACE}"))?;
     found
         .metadata

@@ -96,7 +96,8 @@ pub(super) fn not_wal(path: PathBuf, probe: Probe) -> Error {
     }
 }
 
-pub(super) fn read_header(db: &File, path: &Path) -> Result<Probe, Error> {
+/// What an open file is, by its first bytes.
+pub(crate) fn read_header(db: &File, path: &Path) -> Result<Probe, Error> {
     let mut bytes = [0; 100];
     let read = read_full(db, &mut bytes, 0).map_err(Error::io("read", path))?;
     if read == 0 {

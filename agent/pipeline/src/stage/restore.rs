@@ -15,8 +15,8 @@ use sqlrep_format::{Pgno, Timestamp, Txid, page_checksum};
 use sqlrep_replica::durable::{self, OsFs};
 use sqlrep_replica::owner::{self, Branch, Claim, WriterId};
 use sqlrep_replica::{
-    DbId, Destination, Manifest, OwnerState, Point, RestoreOptions, Staged, Store, StoreError,
-    restore,
+    DbId, Destination, Manifest, OwnerState, Point, RestoreError, RestoreOptions, Staged, Store,
+    StoreError, restore,
 };
 use sqlrep_spool::{DatabaseSpool, Seed};
 
@@ -176,26 +176,22 @@ fn stage(
     volume: &Volume,
     manifest: Option<&Manifest>,
 ) -> Result<Staged, StageError> {
-    if candidate.store.list()?.head().is_none()
-        && let Some(branch) = candidate.retired_chain()?
-    {
-        return Err(StageError::BetweenChains {
-            dir: candidate.store.dir().to_path_buf(),
-            branch: branch.name,
-        });
-    }
     let options = RestoreOptions {
         threads: RESTORE_THREADS,
         ownership: manifest.and_then(|manifest| manifest.file),
     };
     let destination = Destination::in_volume(&volume.dir, candidate.id.path())?;
-    Ok(restore::stage(
-        &candidate.store,
-        Point::Latest,
-        &destination,
-        &options,
-        &(),
-    )?)
+    let store = &candidate.store;
+    let staged = restore::stage(store, Point::Latest, &destination, &options, &());
+    if staged.as_ref().is_err_and(RestoreError::is_missing)
+        && let Some(branch) = candidate.retired_chain()?
+    {
+        return Err(StageError::BetweenChains {
+            dir: store.dir().to_path_buf(),
+            branch: branch.name,
+        });
+    }
+    Ok(staged?)
 }
 
 fn publish(

@@ -86,7 +86,7 @@ impl Settle {
             }
             Decision::NewChain { why } => {
                 tracing::warn!(%why, "the old chain moves to a branch and a new one begins");
-                self.retire("hole", now)?;
+                retire(&self.store, "hole", now)?;
                 // What waits here leans on files that are lost: the new chain begins with every
                 // page of the live database, which is newer than all of it.
                 self.ack_all()?;
@@ -95,7 +95,7 @@ impl Settle {
             }
             Decision::NextChain => {
                 tracing::info!("the page size changed: the old chain moves to a branch");
-                self.retire("page-size", now)?;
+                retire(&self.store, "page-size", now)?;
                 Ok(Settled::Main)
             }
             // What waits in the spool goes to the branch, and so does what follows.
@@ -113,12 +113,6 @@ impl Settle {
             name,
             owner,
         })
-    }
-
-    /// Moves the whole chain to a branch. What the manifest says of its TXIDs goes first: a reader
-    /// would look for them in the new chain for ever.
-    pub(crate) fn retire(&self, label: &str, now: Timestamp) -> Result<(), StageError> {
-        retire(&self.store, label, now)
     }
 
     /// Takes the replica's head as the place to go on from.
@@ -202,7 +196,8 @@ impl Settle {
     }
 }
 
-/// See [`Settle::retire`].
+/// Moves the whole chain to a branch. What the manifest says of its TXIDs goes first: a reader
+/// would look for them in the new chain for ever.
 pub(crate) fn retire(store: &Remote, label: &str, now: Timestamp) -> Result<(), StageError> {
     if store.list()?.head().is_some() {
         if let Some(mut manifest) = store.load_manifest()? {
