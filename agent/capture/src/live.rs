@@ -55,6 +55,9 @@ const DMS_BYTE: Bytes = Bytes { start: 128, len: 1 };
 
 /// The bytes of a `-shm` that a writer and a checkpoint hold.
 const WORK_BYTES: Bytes = Bytes { start: 120, len: 2 };
+/// Those of a writer, and of a checkpoint.
+const WRITE_BYTE: Bytes = Bytes { start: 120, len: 1 };
+const CHECKPOINT_BYTE: Bytes = Bytes { start: 121, len: 1 };
 
 /// The inode of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -234,6 +237,15 @@ impl Live {
     /// Whether a writer is in the middle of a transaction, or somebody of a checkpoint.
     pub(crate) fn is_at_work(&self) -> Result<bool, Error> {
         ffi::is_locked(self.shm(), WORK_BYTES).map_err(Error::io("query locks of", self.path()))
+    }
+
+    /// Whether somebody checkpoints and has the writers wait meanwhile: FULL, RESTART or TRUNCATE,
+    /// which wait for every reader.
+    pub(crate) fn is_checkpoint_waited_for(&self) -> Result<bool, Error> {
+        let locked = |byte| {
+            ffi::is_locked(self.shm(), byte).map_err(Error::io("query locks of", self.path()))
+        };
+        Ok(locked(CHECKPOINT_BYTE)? && locked(WRITE_BYTE)?)
     }
 
     /// Where the paths lead now. A file that took the database's place while its `-wal` is still

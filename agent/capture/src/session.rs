@@ -163,6 +163,10 @@ impl Session {
             return self.look_bare();
         }
         let look = if self.live.is_at_work()? {
+            if self.live.is_checkpoint_waited_for()? {
+                // It waits for our brake, and everybody who writes for it.
+                self.busy_steps = 0;
+            }
             Look::Uncommitted
         } else {
             Look::Quiet

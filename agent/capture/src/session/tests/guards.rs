@@ -417,3 +417,33 @@ fn the_bytes_that_were_proven_are_the_bytes_that_are_captured() {
     bench.capture(&mut session);
     bench.assert_equal(session, &mut app);
 }
+
+#[test]
+fn a_checkpoint_that_has_the_writers_wait_is_let_through_at_once() {
+    for mode in ["FULL", "RESTART", "TRUNCATE"] {
+        let mut bench = Bench::new();
+        let mut app = App::plain(&bench.path());
+        let mut session = bench.session();
+        for _ in 0..=BUSY_STEPS {
+            app.insert(3);
+            session.step().unwrap();
+        }
+        assert!(session.hold.is_braked(), "{mode}: a busy writer is braked");
+        let mut other = App::open(&bench.path(), &["PRAGMA busy_timeout=5000"]);
+        let begun = std::time::Instant::now();
+        let done = std::thread::spawn(move || other.sql(&format!("PRAGMA wal_checkpoint({mode})")));
+        while !done.is_finished() && begun.elapsed() < Duration::from_secs(10) {
+            session.look().unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (took, said) = (begun.elapsed(), done.join().unwrap());
+        assert!(
+            said.starts_with("[[0, "),
+            "{mode}: refused after {took:?}: {said}"
+        );
+        assert!(took < Duration::from_secs(2), "{mode} took {took:?}");
+        app.insert(3);
+        bench.capture(&mut session);
+        bench.assert_equal(session, &mut app);
+    }
+}
