@@ -117,6 +117,106 @@ fn an_app_in_a_transaction_is_not_overwritten() {
     }
 }
 
+/// Where the child of the test below ends itself, in which directory.
+const END_AT: &str = "SQLREP_TESTS_END_AT";
+
+/// Ends the process by SIGKILL when a word of this number is about to be said, or was just said.
+struct Ends {
+    said: u32,
+    at: u32,
+    after: bool,
+}
+
+impl Ends {
+    fn end_if(&self, after: bool) {
+        if self.said == self.at && self.after == after {
+            let this = rustix::process::getpid();
+            rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
+        }
+    }
+}
+
+impl Write for Ends {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.end_if(false);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.end_if(true);
+        self.said += 1;
+        Ok(())
+    }
+}
+
+/// The other half of the test below, in a process of its own.
+fn end_at(spec: &str) {
+    let mut parts = spec.splitn(3, ' ');
+    let mut next = || parts.next().unwrap();
+    let ends = Ends {
+        said: 0,
+        at: next().parse().unwrap(),
+        after: next() == "after",
+    };
+    let orders = Cursor::new("lock\nwrite\n");
+    prepared(Path::new(next())).obey(orders, ends).unwrap();
+}
+
+/// A scene of which `then.db` takes several steps to write: it has 5 rows, the app has 6 now.
+fn long_scene(journal: &str) -> (TempDir, App) {
+    let (dir, mut app) = scene(journal);
+    app.sql(
+        "CREATE TABLE filler AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+         WHERE i < 3000) SELECT randomblob(3000) FROM n",
+    );
+    let then = dir.path().join("then.db");
+    std::fs::remove_file(&then).unwrap();
+    app.sql(&format!("VACUUM INTO '{}'", then.display()));
+    if journal == "wal" {
+        let kept = Connection::open(&then).unwrap();
+        kept.query_row("PRAGMA journal_mode=wal", [], |_| Ok(()))
+            .unwrap();
+    }
+    app.sql("INSERT INTO t VALUES (6, 6)");
+    (dir, app)
+}
+
+#[test]
+fn a_process_killed_between_any_two_steps_has_rewound_all_or_nothing() {
+    const THIS: &str =
+        "rewind::tests::a_process_killed_between_any_two_steps_has_rewound_all_or_nothing";
+    if let Ok(spec) = std::env::var(END_AT) {
+        return end_at(&spec);
+    }
+    for journal in ["wal", "delete"] {
+        let mut at = 0;
+        let mut killed = true;
+        while killed {
+            killed = false;
+            for when in ["before", "after"] {
+                let (dir, mut app) = long_scene(journal);
+                let child = std::process::Command::new(std::env::current_exe().unwrap())
+                    .args(["--exact", THIS, "--test-threads", "1"])
+                    .env(END_AT, format!("{at} {when} {}", dir.path().display()))
+                    .stdout(std::process::Stdio::null())
+                    .status()
+                    .unwrap();
+                killed |= !child.success();
+                let step = format!("{journal}, {when} word {at}");
+                let rows = app.sql("SELECT count(*) FROM t");
+                let rewound = rows == "[[5]]";
+                assert!(rewound || rows == "[[6]]", "{step}: {rows}");
+                assert!(rewound || !child.success(), "{step}: it ended, and is not");
+                assert_eq!(app.sql("PRAGMA integrity_check"), "[[\"ok\"]]", "{step}");
+                app.sql("INSERT INTO t VALUES (7, 7)"); // nobody holds a lock
+            }
+            at += 1;
+        }
+        // ready, locked, some words about progress, done
+        assert!(at > 5, "{journal}: {at} words");
+    }
+}
+
 #[test]
 fn a_state_of_another_kind_is_refused_by_name() {
     let (dir, _app) = scene("wal");
