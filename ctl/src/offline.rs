@@ -137,7 +137,7 @@ pub(crate) fn verify(
     let verified = read_back::verify(store.as_ref(), point(wanted), &meter);
     let verified = verified.map_err(|error| match error {
         VerifyError::Plan(error) => plan_failure(error),
-        VerifyError::Store(error) => store_failure(error),
+        VerifyError::Store(cause) | VerifyError::File { cause, .. } => store_failure(cause),
         error => Failure::failed("cannot verify").caused_by(error),
     })?;
     Ok(Verified {

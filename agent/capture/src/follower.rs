@@ -98,6 +98,14 @@ impl Follower {
         }
     }
 
+    /// See [`Session::snapshot`].
+    pub fn snapshot(&mut self, now: Timestamp) -> Result<Option<Entry>, Error> {
+        match self {
+            Self::Wal(session) => session.snapshot(now),
+            Self::Pages(pages) => pages.snapshot(now),
+        }
+    }
+
     /// See [`Session::checkpoint`]; without a WAL there is none.
     pub fn checkpoint(&mut self) -> Result<Option<Checkpoint>, Error> {
         match self {

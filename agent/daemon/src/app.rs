@@ -306,6 +306,7 @@ fn fleet_config(config: &Config, cluster: Option<&Cluster>) -> FleetConfig {
         wal_bytes_max: config.wal_bytes_max,
         l0_retention: config.l0_retention,
         levels: config.levels.clone(),
+        branch_retention: config.branch_retention,
         verify_interval: config.verify_interval,
         drain_timeout: config.drain_timeout,
         replica_owner: config.replica_owner.map(|(uid, gid)| Identity { uid, gid }),

@@ -117,6 +117,9 @@ pub(crate) struct RunArgs {
     /// How far back a replica can be restored.
     #[arg(long, env = "SQLREP_RETENTION", value_name = "TIME", default_value = "7d", value_parser = parse_duration, help_heading = "Pace")]
     pub(crate) retention: Duration,
+    /// How long a branch is kept that nothing is written to, and a damaged file that was set aside.
+    #[arg(long, env = "SQLREP_BRANCH_RETENTION", value_name = "TIME", default_value = "30d", value_parser = parse_duration, help_heading = "Pace")]
+    pub(crate) branch_retention: Duration,
     /// How often each replica is read back whole; 0s: never.
     #[arg(long, env = "SQLREP_VERIFY_INTERVAL", value_name = "TIME", default_value = "24h", value_parser = parse_duration, help_heading = "Pace")]
     pub(crate) verify_interval: Duration,

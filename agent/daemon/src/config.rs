@@ -120,6 +120,8 @@ pub(crate) struct Config {
     pub(crate) snapshot_interval: Duration,
     /// How far back the history reaches.
     pub(crate) retention: Duration,
+    /// How long what lies beside a chain is kept.
+    pub(crate) branch_retention: Duration,
     /// How often each replica is read back; `None`: never.
     pub(crate) verify_interval: Option<Duration>,
     /// Bytes of the spool.
@@ -208,6 +210,7 @@ impl RunArgs {
             snapshot_interval: self.snapshot_interval,
             verify_interval: Some(self.verify_interval).filter(|every| !every.is_zero()),
             retention: self.retention,
+            branch_retention: self.branch_retention,
             spool_bytes_max: self.spool_limit,
             wal_bytes_max: self.wal_limit,
             drain_timeout: self.drain_timeout,
@@ -235,6 +238,7 @@ impl RunArgs {
             ("--l0-retention", self.l0_retention),
             ("--snapshot-interval", self.snapshot_interval),
             ("--retention", self.retention),
+            ("--branch-retention", self.branch_retention),
         ] {
             if value < Duration::from_secs(1) {
                 let given = format_duration(value);

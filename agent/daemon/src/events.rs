@@ -48,6 +48,8 @@ pub(crate) enum Reason {
     Unsupported,
     /// The replica does not fit into the volume.
     VolumeTooSmall,
+    /// A part of the replica is damaged; what was done about it, and what is lost.
+    ReplicaDamaged,
 }
 
 impl Reason {
@@ -65,6 +67,7 @@ impl Reason {
             Self::Lagging => "Lagging",
             Self::Unsupported => "Unsupported",
             Self::VolumeTooSmall => "VolumeTooSmall",
+            Self::ReplicaDamaged => "ReplicaDamaged",
         }
     }
 

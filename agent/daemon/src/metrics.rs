@@ -90,7 +90,7 @@ fn out_of_sync(row: &DatabaseStatus, all: &Snapshot) -> bool {
     }
 }
 
-const PER_DATABASE: [PerDatabase; 23] = [
+const PER_DATABASE: [PerDatabase; 25] = [
     PerDatabase {
         name: "sqlrep_replica_lag_seconds",
         kind: Kind::Gauge,
@@ -162,6 +162,18 @@ const PER_DATABASE: [PerDatabase; 23] = [
                 0.0
             })
         },
+    },
+    PerDatabase {
+        name: "sqlrep_replica_damages_total",
+        kind: Kind::Counter,
+        help: "How often a part of the replica was found damaged.",
+        value: |row, _| Some(float(row.replica.damages)),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_lost_points_total",
+        kind: Kind::Counter,
+        help: "Kept points that were lost with damaged files.",
+        value: |row, _| Some(float(row.replica.lost_points)),
     },
     PerDatabase {
         name: "sqlrep_replica_compactions_total",

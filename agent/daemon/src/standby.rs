@@ -60,6 +60,7 @@ mod tests {
             spool_bytes_max: 1 << 30,
             wal_bytes_max: 1 << 28,
             l0_retention: Duration::from_mins(5),
+            branch_retention: Duration::from_hours(720),
             levels: vec![Duration::from_secs(30)],
             verify_interval: None,
             drain_timeout: Duration::from_secs(1),

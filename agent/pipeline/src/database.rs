@@ -46,6 +46,8 @@ pub(crate) enum Ask {
     Ship(oneshot::Sender<Result<Txid, CommandError>>),
     /// Write a snapshot to the replica.
     Snapshot(SnapshotReply),
+    /// Somebody found something wrong with the replica: read it back now.
+    Doubt,
     /// A person says that this database is the one to keep.
     Adopt(oneshot::Sender<Result<(), CommandError>>),
     /// The pod is gone: drain and end. Answers when every descriptor of the volume is closed.
@@ -339,7 +341,11 @@ impl Database {
                 self.work = Some(self.carry_out(decision));
             }
             Outcome::Settled(Ok(settled)) => self.settled(settled),
-            Outcome::Shipped(batch) => self.shipped(batch),
+            Outcome::Shipped(batch) => {
+                if let Some(reason) = self.shipped(batch) {
+                    self.capture_anew(&reason).await;
+                }
+            }
             Outcome::Decided(Err(error)) | Outcome::Settled(Err(error)) => self.failed(&error),
         }
     }
@@ -374,7 +380,8 @@ impl Database {
         self.observe();
     }
 
-    fn shipped(&mut self, batch: Batch) {
+    /// Takes in what was shipped. Says why something must be captured anew, if it must.
+    fn shipped(&mut self, batch: Batch) -> Option<String> {
         if let Some(txid) = batch.shipped {
             self.note_shipped(txid, &batch);
         }
@@ -395,8 +402,26 @@ impl Database {
                 self.manifest.said = None;
                 self.place = Place::Undecided;
             }
+            End::Rejected { txid, reason } => {
+                return Some(format!(
+                    "the spooled file of TXID {txid} went bad: {reason}"
+                ));
+            }
             End::Failed(error) => self.failed(&error),
         }
+        None
+    }
+
+    /// Files of the spool are lost that were not shipped: the live database has what was in them.
+    async fn capture_anew(&mut self, reason: &str) {
+        tracing::error!(db = %self.id, reason, "what was not shipped is captured anew");
+        if self.ending == Ending::No {
+            self.stop_capture().await;
+            self.start_capture();
+        } else {
+            self.context.note_unread_end(&self.id, reason);
+        }
+        self.observe();
     }
 
     fn note_shipped(&mut self, txid: Txid, batch: &Batch) {
@@ -469,6 +494,7 @@ impl Database {
         match ask {
             Ask::Ship(reply) => self.ship_now(reply).await,
             Ask::Snapshot(reply) => self.snapshot_now(reply),
+            Ask::Doubt => self.doubt(),
             Ask::Adopt(reply) => self.adopt(reply).await,
             Ask::Release(done) => self.drain(Ending::Released, done).await,
             Ask::Shutdown(done) => self.drain(Ending::Shutdown, done).await,
@@ -623,6 +649,7 @@ impl Database {
 
     /// Copies what the capture thread and the spool say onto the board.
     fn observe(&mut self) {
+        self.note_full();
         let facts = self.progress.with(|facts| facts.clone());
         let pending_bytes = self.spool.pending_bytes();
         let (state, reason, hint) = self.state(&facts);

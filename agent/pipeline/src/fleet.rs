@@ -45,6 +45,8 @@ pub struct FleetConfig {
     pub l0_retention: Duration,
     /// The steps of the compacted levels, finest first.
     pub levels: Vec<Duration>,
+    /// How long branches and damaged files are kept beside the chain.
+    pub branch_retention: Duration,
     /// How often each replica is read back; `None`: never.
     pub verify_interval: Option<Duration>,
     /// How long a shutdown waits for tails to be shipped.

@@ -32,6 +32,10 @@ pub const UPKEEP_RETRY_MAX: Duration = Duration::from_mins(15);
 /// Damaged files that one mending of a replica plans around.
 pub const HEAL_ATTEMPTS: usize = 16;
 
+/// How long nobody asks the live database for a new snapshot again when the last one did not mend its
+/// replica: each costs a reading of the whole database, and as many bytes on the share.
+pub const RENEW_PAUSE: Duration = Duration::from_hours(1);
+
 /// Temp files in a replica that nobody touched for this long were left by a crash.
 pub const TEMP_AGE: Duration = Duration::from_hours(6);
 

@@ -363,6 +363,8 @@ fn ship_tail(
     while spool.first_pending().is_some() {
         match target.ship(None).end {
             End::Done => {}
+            // The volume is empty: what was in it is nowhere any more. What came before is.
+            End::Rejected { reason, .. } => context.note_unread_end(&candidate.id, &reason),
             End::Failed(error) => return Err(error),
             End::OtherChain { by } if by == writer.get() => {
                 retire(&target.store, "page-size", timestamp_now())?;

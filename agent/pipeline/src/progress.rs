@@ -42,6 +42,8 @@ pub(crate) struct Facts {
     pub(crate) ending: bool,
     /// The file is not at its path any more, while its pod lives.
     pub(crate) removed: bool,
+    /// The newest TXID whose file was asked to hold every page.
+    pub(crate) full: Option<Txid>,
     /// Owner and mode of the file.
     pub(crate) ownership: Option<sqlrep_replica::Ownership>,
     /// Since when commits wait to be cut.

@@ -7,8 +7,10 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sqlrep_format::{Timestamp, TxidRange, ltx::Level};
+use sqlrep_replica::retain::Beside;
 use sqlrep_replica::{DirStore, Listing, Manifest, Put, ReplicaFile, Store, StoreError, manifest};
 
 use crate::error::{StageError, chain};
@@ -40,6 +42,22 @@ impl Remote {
     /// Runs a call on the replica under the identity.
     pub(crate) fn acting<T>(&self, call: impl FnOnce() -> T) -> T {
         acting(self.identity, call)
+    }
+
+    /// Removes branches and damaged files that are older than `keep`; says when the next are.
+    pub(crate) fn prune(
+        &self,
+        keep: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.acting(|| {
+            let beside = Beside::look(self.dir(), &self.store.list()?, keep, now)?;
+            for branch in beside.branches() {
+                tracing::info!(dir = %self.dir().display(), branch, "an old branch is removed");
+            }
+            beside.carry_out(self.dir(), self.store.fs().as_ref())?;
+            Ok(beside.next())
+        })
     }
 
     /// Unlinks temp files that nobody touched since `before`.
@@ -94,6 +112,10 @@ impl Store for Remote {
 
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {
         self.acting(|| self.store.remove(file))
+    }
+
+    fn set_aside(&self, file: &ReplicaFile, now: Timestamp) -> Result<(), StoreError> {
+        self.acting(|| self.store.set_aside(file, now))
     }
 
     fn path(&self, file: &ReplicaFile) -> PathBuf {

@@ -17,6 +17,7 @@ use sqlrep_replica::{
 };
 use tokio::sync::{mpsc, watch};
 
+use crate::database::Ask;
 use crate::error::{CommandError, StageError, chain};
 use crate::fleet::{Context, Fleet};
 use crate::limits;
@@ -155,21 +156,36 @@ impl Fleet {
         branch: Option<String>,
         progress: watch::Sender<ReadProgress>,
     ) -> Result<Verified, CommandError> {
+        let (database, newest) = (id, point == Point::Latest && branch.is_none());
         let id = id.clone();
         let reading = Reading {
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
             sender: progress,
         };
-        self.bulk(move |context| {
+        let verified = self.bulk(move |context| {
             let store = open(context, &id, branch.as_deref())?;
             verify::verify(store.as_ref(), point, &reading).map_err(|error| match error {
                 VerifyError::Plan(error) => CommandError::NotFound(chain(&error)),
-                VerifyError::Store(error) => StageError::from(error).into(),
+                VerifyError::Store(cause) | VerifyError::File { cause, .. } => {
+                    StageError::from(cause).into()
+                }
                 error => CommandError::Failed(chain(&error)),
             })
-        })
-        .await
+        });
+        let verified = verified.await;
+        if newest && verified.is_err() {
+            self.doubt(database);
+        }
+        verified
+    }
+
+    /// What somebody found wrong with a replica is looked at by its owner at once, and mended.
+    fn doubt(&self, id: &DbId) {
+        if let Some((_, handle)) = self.live_handle(id) {
+            // One that has a queue of asks will read its replica back when its time comes.
+            drop(handle.asks.try_send(Ask::Doubt));
+        }
     }
 
     /// Restores into a scratch file of the node and streams it.

@@ -4,7 +4,7 @@ pub(crate) mod capture;
 mod compact;
 pub(crate) mod restore;
 mod retain;
-mod scrub;
+pub(crate) mod scrub;
 pub(crate) mod settle;
 pub(crate) mod ship;
 pub(crate) mod sign;

@@ -91,6 +91,10 @@ pub struct ReplicaStatus {
     pub verified: Option<(SystemTime, Txid)>,
     /// What was found damaged, and what was done; until it is read back whole.
     pub damage: Option<String>,
+    /// How often damage was found.
+    pub damages: u64,
+    /// Kept points that were lost with damaged files.
+    pub lost_points: u64,
     /// Why the last piece of upkeep failed.
     pub error: Option<String>,
     /// Files written by compaction, snapshots included.

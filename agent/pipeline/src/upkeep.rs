@@ -33,6 +33,8 @@ pub(crate) enum Chore {
     Retain,
     /// Read the replica back.
     Verify,
+    /// Remove branches and damaged files that are old.
+    Prune,
 }
 
 impl Chore {
@@ -44,6 +46,7 @@ impl Chore {
             Self::Snapshot => "snapshot",
             Self::Retain => "retain",
             Self::Verify => "verify",
+            Self::Prune => "prune",
         }
     }
 }
@@ -102,6 +105,8 @@ pub(crate) struct Upkeep {
     /// From when on the first look is due, and when the replica is read back the next time.
     look_at: Timestamp,
     verify_at: Option<Timestamp>,
+    /// When something that lies beside the chain may be old.
+    prune_at: Option<Timestamp>,
     /// The chore that is due next.
     next: Option<(Timestamp, Chore)>,
     /// Chores that failed in a row, and until when none is tried.
@@ -121,6 +126,7 @@ impl Upkeep {
             fresh: Vec::new(),
             look_at,
             verify_at,
+            prune_at: None,
             next: Some((look_at, Chore::List)),
             failures: 0,
             pause_until: now,
@@ -164,14 +170,33 @@ impl Upkeep {
     }
 
     /// The replica was listed, and its manifest knows of these claims.
-    pub(crate) fn listed(&mut self, mut listing: Listing, claims: Vec<Txid>) {
+    /// Something beside the chain is old at `prune_at`.
+    pub(crate) fn listed(
+        &mut self,
+        mut listing: Listing,
+        claims: Vec<Txid>,
+        prune_at: Option<Timestamp>,
+    ) {
         self.rhythm.policy.claims = claims;
         // What was shipped while the listing was made may be in it or not.
         for file in self.fresh.drain(..) {
             listing.add(file);
         }
         self.listing = Some(listing);
+        self.prune_at = prune_at;
         self.worked();
+    }
+
+    /// What was old beside the chain is gone; when the next of it is old.
+    pub(crate) fn pruned(&mut self, next: Option<Timestamp>) {
+        self.prune_at = next;
+        self.worked();
+    }
+
+    /// The replica is to be read back now: something is wrong with it, or what mends it is there.
+    pub(crate) fn doubted(&mut self, now: Timestamp) {
+        self.verify_at = Some(now);
+        self.plan();
     }
 
     /// A file was compacted, or a snapshot written.
@@ -262,6 +287,9 @@ impl Upkeep {
         }
         if let Some(at) = self.verify_at.filter(|_| !listing.is_empty()) {
             due.push((at, Chore::Verify));
+        }
+        if let Some(at) = self.prune_at {
+            due.push((at, Chore::Prune));
         }
         due
     }

@@ -145,7 +145,30 @@ pub fn compact(
         });
     }
     progress.planned(plan.steps.len(), plan.bytes());
-    let merge = Merge::open(store, plan)?;
+    write(store, Merge::open(store, plan)?, level, progress)
+}
+
+/// Writes one file that holds every page, whatever its TXIDs are, as a snapshot of its newest state:
+/// a beginning that leans on nothing before it. A file that lacks a page is refused.
+pub fn renew(
+    store: &dyn Store,
+    full: &ReplicaFile,
+    progress: &dyn Progress,
+) -> Result<Compacted, CompactError> {
+    let plan = Plan {
+        steps: vec![full.clone()],
+        unreached: None,
+    };
+    let merge = Merge::open(store, &plan)?.made_snapshot();
+    write(store, merge, Level::SNAPSHOT, progress)
+}
+
+fn write(
+    store: &dyn Store,
+    merge: Merge<'_>,
+    level: Level,
+    progress: &dyn Progress,
+) -> Result<Compacted, CompactError> {
     let header = *merge.header();
     let mut writing = Writing {
         level,

@@ -52,10 +52,12 @@ pub trait Fs: Send + Sync + fmt::Debug {
     fn rename(&self, dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()>;
     /// Renames; `AlreadyExists` when the name is taken.
     fn rename_new(&self, dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()>;
-    /// Moves a directory into another one, where its new name must be free.
+    /// Moves a directory, or a file, into another directory, where its new name must be free.
     fn move_dir(&self, from: &Dir, name: &OsStr, to: &Dir, new: &OsStr) -> io::Result<()>;
     /// Takes a name away.
     fn unlink(&self, dir: &Dir, name: &OsStr) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, dir: &Dir, name: &OsStr) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn fsync_dir(&self, dir: &Dir) -> io::Result<()>;
 }
@@ -175,7 +177,7 @@ fn fsynced(temp: &Path, to: &Path) -> io::Result<(Dir, OsString, OsString)> {
     Ok((dir, from.to_owned(), name.to_owned()))
 }
 
-/// Moves a directory with all that is in it; durable in both places.
+/// Moves a directory with all that is in it, or a file; durable in both places.
 pub fn move_dir(
     fs: &dyn Fs,
     from: &Dir,
@@ -273,6 +275,41 @@ pub fn settle(fs: &dyn Fs, dir: &Dir) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Removes a directory of ours with its files, at most `depth` directories deep. What somebody else
+/// put there, or an NFS server keeps for who has it open, stays; then so does the directory.
+pub fn remove_tree(fs: &dyn Fs, dir: &Dir, name: &OsStr, depth: u32) -> Result<(), Failure> {
+    let tree = match dir.open_subdir(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(Failure::at("open", dir.path().join(name)))?,
+    };
+    for entry in tree.entries().map_err(Failure::at("list", tree.path()))? {
+        if tree.open_subdir(&entry).is_ok() {
+            if let Some(depth) = depth.checked_sub(1) {
+                remove_tree(fs, &tree, &entry, depth)?;
+            }
+            continue;
+        }
+        match fs.unlink(&tree, &entry) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Failure::at("unlink", tree.path().join(&entry))(error));
+            }
+            _ => {}
+        }
+    }
+    drop(tree);
+    match fs.remove_dir(dir, name) {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Err(Failure::at("remove", dir.path().join(name))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Unlinks temp files that nobody touched since `before`: a crash left them. Says how many.

@@ -18,6 +18,11 @@ use crate::durable::Dir;
 pub const LTX_DIR: &str = "ltx";
 /// The directory below a replica that holds what is ours and not Litestream's.
 pub const META_DIR: &str = ".sqlrep";
+/// The directory in [`META_DIR`] of files that were damaged, each named by when it was set aside, its
+/// level and its name.
+pub(crate) const DAMAGED_DIR: &str = "damaged";
+/// The directory of branches in [`META_DIR`].
+pub(crate) const BRANCHES_DIR: &str = "branches";
 
 /// Longest DNS label (RFC 1123).
 const LABEL_BYTES_MAX: usize = 63;

@@ -123,6 +123,12 @@ impl<'s> Merge<'s> {
         Ok(merge)
     }
 
+    /// The same as a file of TXIDs 1 to its newest: every page must be there.
+    pub(crate) fn made_snapshot(mut self) -> Self {
+        self.header.range = TxidRange::snapshot(self.header.range.max());
+        self
+    }
+
     /// The header of the merged file: TXIDs of all, size and time of the newest.
     pub fn header(&self) -> &Header {
         &self.header

@@ -12,6 +12,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use rustix::io::Errno;
 use sqlrep_format::ltx::{Checksums, Decoder, Encoder, Header, Level, Trailer, WalSpan};
 use sqlrep_format::{Checksum, Crc64, Pgno, Timestamp, Txid, TxidRange};
 
@@ -20,7 +21,8 @@ use crate::merge::Merge;
 use crate::{Listing, Plan, Put, ReplicaFile, Store, StoreError};
 
 pub use branch::{
-    Branch, BranchStore, branch, branch_listing, list_branches, retire_chain, retired_chain,
+    Branch, BranchStore, branch, branch_listing, list_branches, retire_chain, retire_chain_with,
+    retired_chain,
 };
 
 /// Read at once from the spool: what NFS writes at once.
@@ -188,6 +190,13 @@ pub fn claim(
     header: &Header,
     now: Timestamp,
 ) -> Result<Claim, StoreError> {
+    // Another listing gave the page than the head: an older one, and so perhaps an older page.
+    if header.range.max() != head {
+        let error = Errno::STALE.into();
+        return Err(StoreError::io("read the newest state of", store.dir())(
+            error,
+        ));
+    }
     let txid = head.next();
     let claimed = Header {
         page_size: header.page_size,

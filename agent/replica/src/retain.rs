@@ -7,6 +7,9 @@
 //! Whatever subset of a removal was carried out when the power failed, what is left holds more
 //! than what was proven.
 
+mod beside;
+mod damage;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -16,6 +19,9 @@ use sqlrep_format::{Timestamp, Txid, TxidRange};
 
 use crate::plan::{plan, points, stragglers};
 use crate::{Listing, PlanError, Point, ReplicaFile, RestorePoint, Store, StoreError};
+
+pub use beside::Beside;
+pub use damage::{Condemned, condemn, lost};
 
 /// Kept points that are planned one by one, beside the walk over all of them (L12).
 const SAMPLES_MAX: usize = 8;

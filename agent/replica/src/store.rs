@@ -104,6 +104,9 @@ pub trait Store: Send + Sync + Debug {
     ) -> Result<Put, StoreError>;
     /// Unlinks a file; one that is gone already is no error. For `retain` alone (L6).
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError>;
+    /// Takes a damaged file out of the chain and keeps it beside it, in `.sqlrep/damaged/`; one that
+    /// is gone already is no error. For `retain` alone (L6).
+    fn set_aside(&self, file: &ReplicaFile, now: Timestamp) -> Result<(), StoreError>;
     /// Where a file lies, for messages.
     fn path(&self, file: &ReplicaFile) -> PathBuf;
     /// The replica's directory.

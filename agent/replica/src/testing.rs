@@ -6,6 +6,7 @@
 //! writes out what is left, and looks whether that is a valid replica.
 
 pub mod chain;
+pub mod faulty;
 pub mod peer;
 
 use std::collections::{BTreeMap, HashMap};
@@ -52,6 +53,12 @@ impl Loss {
 enum Fault {
     /// From this step on nothing happens any more.
     Crash(u64),
+    /// The step of this number fails, once.
+    Step {
+        number: u64,
+        errno: Errno,
+        done: bool,
+    },
     /// The n-th step of this name fails, once; `done`: after it was done, as when a reply is lost.
     Error {
         step: &'static str,
@@ -99,8 +106,19 @@ impl CrashFs {
         self.state().fault = Some(Fault::Crash(step));
     }
 
+    /// Lets the step of this number (from 0), whatever it is, fail once. With `done` it is done all the
+    /// same.
+    pub fn fail_step(&self, number: u64, errno: i32, done: bool) {
+        let errno = Errno::from_raw_os_error(errno);
+        self.state().fault = Some(Fault::Step {
+            number,
+            errno,
+            done,
+        });
+    }
+
     /// Lets the n-th step (from 0) of a name fail once: `make_dir`, `create`, `fsync`,
-    /// `set_modified`, `link`, `links`, `rename`, `rename_new`, `move_dir`, `unlink` or
+    /// `set_modified`, `link`, `links`, `rename`, `rename_new`, `move_dir`, `unlink`, `remove_dir` or
     /// `fsync_dir`. With `done` it is done all the same.
     pub fn fail(&self, step: &'static str, nth: u64, errno: i32, done: bool) {
         let errno = Errno::from_raw_os_error(errno);
@@ -148,6 +166,17 @@ impl CrashFs {
             Some(Fault::Crash(at)) if number >= at => {
                 self.state().fired = true;
                 Err(Errno::IO.into())
+            }
+            Some(Fault::Step {
+                number: wanted,
+                errno,
+                done,
+            }) if number == wanted => {
+                self.state().fired = true;
+                if done {
+                    run()?;
+                }
+                Err(errno.into())
             }
             Some(Fault::Error {
                 step,
@@ -265,6 +294,10 @@ impl Fs for CrashFs {
 
     fn unlink(&self, dir: &Dir, name: &OsStr) -> io::Result<()> {
         self.step("unlink", || OsFs.unlink(dir, name))
+    }
+
+    fn remove_dir(&self, dir: &Dir, name: &OsStr) -> io::Result<()> {
+        self.step("remove_dir", || OsFs.remove_dir(dir, name))
     }
 
     fn fsync_dir(&self, dir: &Dir) -> io::Result<()> {

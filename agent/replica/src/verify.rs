@@ -8,7 +8,7 @@ use sqlrep_format::{Checksum, PageSize, Pgno, Timestamp, Txid, page_checksum};
 
 use crate::plan::plan;
 use crate::scan::{ScanError, Sink, scan};
-use crate::{PlanError, Point, Progress, Store, StoreError};
+use crate::{Listing, PlanError, Point, Progress, ReplicaFile, Store, StoreError};
 
 /// A verification has time; the lane's thread that runs it may take one more for decoding.
 const THREADS: usize = 1;
@@ -37,9 +37,17 @@ pub enum VerifyError {
     /// There is no chain of files to the point.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The replica or one of its files cannot be read, or is damaged.
+    /// The replica cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// One of its files cannot be read, or is damaged.
+    #[error("{}", cause.text())]
+    File {
+        /// The file.
+        file: Box<ReplicaFile>,
+        /// What is wrong with it; names its path.
+        cause: StoreError,
+    },
     /// The caller gave up.
     #[error("the verification was cancelled")]
     Cancelled,
@@ -52,11 +60,24 @@ pub fn verify(
     point: Point,
     progress: &dyn Progress,
 ) -> Result<Verified, VerifyError> {
-    let plan = plan(&store.list()?, point)?;
+    verify_listing(store, &store.list()?, point, progress)
+}
+
+/// The same of a part of the files.
+pub fn verify_listing(
+    store: &dyn Store,
+    listing: &Listing,
+    point: Point,
+    progress: &dyn Progress,
+) -> Result<Verified, VerifyError> {
+    let plan = plan(listing, point)?;
     progress.planned(plan.steps.len(), plan.bytes());
     let sink = Sum(Mutex::new(Checksum::EMPTY));
     let scanned = scan(store, &plan, THREADS, &sink, progress).map_err(|error| match error {
-        ScanError::File { cause, .. } => VerifyError::Store(cause),
+        ScanError::File { file, cause } => VerifyError::File {
+            file: Box::new(file),
+            cause,
+        },
         ScanError::Cancelled | ScanError::Sink(_) => VerifyError::Cancelled,
         ScanError::Nothing => VerifyError::Plan(PlanError::Empty),
     })?;

@@ -25,6 +25,7 @@ fn config(dir: &TempDir) -> Config {
         state_dir: dir.path().join("state"),
         sync_interval: Duration::from_secs(1),
         l0_retention: Duration::from_mins(5),
+        branch_retention: Duration::from_hours(720),
         levels: [
             Duration::from_secs(30),
             Duration::from_mins(5),

@@ -35,6 +35,7 @@ fn defaults_are_those_of_the_contract() {
             state_dir: "/var/lib/sqlrep".into(),
             sync_interval: Duration::from_secs(1),
             l0_retention: Duration::from_mins(5),
+            branch_retention: Duration::from_hours(720),
             levels: [
                 Duration::from_secs(30),
                 Duration::from_mins(5),
@@ -188,7 +189,7 @@ fn every_flag_of_run_has_its_variable_and_its_heading() {
         assert!(arg.get_help_heading().is_some(), "{name}");
         flags += 1;
     }
-    assert_eq!(flags, 23);
+    assert_eq!(flags, 24);
 }
 
 #[test]

@@ -54,6 +54,7 @@ struct Seen(BTreeMap<(String, String), Row>);
 struct Row {
     state: State,
     lags: bool,
+    damages: u64,
 }
 
 impl Seen {
@@ -84,8 +85,20 @@ impl Seen {
                 );
                 notices.push(notice(row, Reason::Lagging, note));
             }
+            let damages = row.replica.damages;
+            if let Some(damage) = &row.replica.damage
+                && old.is_none_or(|old| old.damages < damages)
+            {
+                let note = format!("the replica of {} is damaged: {damage}", row.id);
+                notices.push(notice(row, Reason::ReplicaDamaged, note));
+            }
             let state = row.state;
-            self.0.insert(key, Row { state, lags });
+            let now = Row {
+                state,
+                lags,
+                damages,
+            };
+            self.0.insert(key, now);
         }
         notices
     }
@@ -170,6 +183,24 @@ mod tests {
             assert_eq!(reasons(&mut seen, row(State::Found), ungated), []);
             assert_eq!(reasons(&mut seen, row(State::Fenced), ungated), [reason]);
         }
+    }
+
+    #[test]
+    fn damage_is_told_each_time_it_is_found() {
+        let mut seen = Seen::default();
+        let damaged = |times, now: bool| {
+            let mut row = row(State::Following);
+            row.replica.damages = times;
+            row.replica.damage = now.then(|| "a file is corrupt".to_owned());
+            row
+        };
+        let told = [Reason::ReplicaDamaged];
+        assert_eq!(reasons(&mut seen, damaged(0, false), false), []);
+        assert_eq!(reasons(&mut seen, damaged(1, true), false), told);
+        assert_eq!(reasons(&mut seen, damaged(1, true), false), []);
+        assert_eq!(reasons(&mut seen, damaged(2, true), false), told);
+        assert_eq!(reasons(&mut seen, damaged(2, false), false), []);
+        assert_eq!(reasons(&mut seen, damaged(3, true), false), told);
     }
 
     #[test]

@@ -184,6 +184,7 @@ fn flags(config: &Config) -> HashMap<String, String> {
             format_duration(config.snapshot_interval),
         ),
         ("retention", format_duration(config.retention)),
+        ("branch-retention", format_duration(config.branch_retention)),
         (
             "verify-interval",
             format_duration(config.verify_interval.unwrap_or_default()),

@@ -54,6 +54,7 @@ fn config(dir: &TempDir) -> Config {
         state_dir: dir.path().join("state"),
         sync_interval: Duration::from_secs(1),
         l0_retention: Duration::from_mins(5),
+        branch_retention: Duration::from_hours(720),
         levels: [
             Duration::from_secs(30),
             Duration::from_mins(5),
@@ -91,6 +92,7 @@ impl Served {
             spool_bytes_max: config.spool_bytes_max,
             wal_bytes_max: config.wal_bytes_max,
             l0_retention: config.l0_retention,
+            branch_retention: config.branch_retention,
             levels: config.levels.clone(),
             verify_interval: config.verify_interval,
             drain_timeout: config.drain_timeout,

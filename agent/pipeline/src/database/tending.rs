@@ -15,8 +15,9 @@ use super::{Database, Ending, Place};
 use crate::error::{CommandError, StageError};
 use crate::fleet::Context;
 use crate::limits;
-use crate::stage::capture::timestamp_now;
-use crate::stage::upkeep::{Damage, Tend, Tended};
+use crate::stage::capture::{Capture, timestamp_now};
+use crate::stage::scrub::Damage;
+use crate::stage::upkeep::{Tend, Tended};
 use crate::upkeep::{Chore, Rhythm, Upkeep};
 use crate::{Settings, status::ReplicaStatus};
 
@@ -32,6 +33,10 @@ pub(super) struct Tending {
     work: Option<Work>,
     /// Who waits for a snapshot of at least this TXID.
     wanted: Vec<(Txid, SnapshotReply)>,
+    /// A shipped file with every page of the live database, to mend with.
+    full: Option<Txid>,
+    /// When the live database was last asked for one.
+    full_asked: Option<Timestamp>,
 }
 
 impl Tending {
@@ -43,6 +48,8 @@ impl Tending {
             upkeep: Upkeep::new(rhythm, spread(id), timestamp_now()),
             work: None,
             wanted: Vec::new(),
+            full: None,
+            full_asked: None,
         }
     }
 
@@ -89,7 +96,10 @@ impl Database {
             store: self.main.clone(),
             spool: self.spool.clone(),
             root: self.context.root.clone(),
+            writer: self.writer,
             policy: self.tending.upkeep.policy().clone(),
+            keep_beside: self.context.config.branch_retention,
+            full: self.tending.full,
             known: self.tending.upkeep.listing().cloned().unwrap_or_default(),
         };
         let lane = self.context.upkeep.clone();
@@ -175,7 +185,7 @@ impl Database {
     fn take_in(&mut self, chore: Chore, tended: Tended, now: Timestamp) {
         let upkeep = &mut self.tending.upkeep;
         match tended {
-            Tended::Listed(listing, claims) => upkeep.listed(listing, claims),
+            Tended::Listed(found) => upkeep.listed(found.listing, found.claims, found.prune_at),
             Tended::Wrote(file) => {
                 let (level, max) = (file.level, file.range.max());
                 upkeep.wrote(file);
@@ -198,8 +208,9 @@ impl Database {
             }
             Tended::Damaged(damage) => {
                 upkeep.verified(now);
-                self.damaged(damage);
+                self.damaged(&damage, now);
             }
+            Tended::Pruned(next) => upkeep.pruned(next),
             // A chore for which there is nothing to do is not due again at once.
             Tended::Nothing if chore == Chore::Verify => upkeep.verified(now),
             Tended::Nothing => drop(upkeep.failed(now)),
@@ -215,22 +226,47 @@ impl Database {
     }
 
     /// Always said, mended or not.
-    fn damaged(&mut self, damage: Damage) {
-        let Damage { reason, healed } = damage;
-        let text = match &healed {
-            Some(file) => format!(
-                "{reason}; a new snapshot of TXID {} stands in for it",
-                file.range.max()
-            ),
-            None => format!(
-                "{reason}; it could not be mended from what is left: sqlrepctl verify {} says more",
-                self.id
-            ),
-        };
+    fn damaged(&mut self, damage: &Damage, now: Timestamp) {
+        let (text, lost) = (damage.text(), damage.lost.len() as u64);
         tracing::error!(db = %self.id, err = %text, "the replica is damaged");
-        self.update_replica(|replica| replica.damage = Some(text));
+        self.update_replica(|replica| {
+            replica.damage = Some(text);
+            replica.damages += 1;
+            replica.lost_points += lost;
+        });
+        self.tending.full = None;
+        if !damage.whole {
+            self.ask_for_full(now);
+        }
         // What is in the replica now is another matter than before.
-        self.tending.upkeep.surprised(timestamp_now());
+        self.tending.upkeep.surprised(now);
+    }
+
+    /// Nothing else has the pages: the live database does.
+    fn ask_for_full(&mut self, now: Timestamp) {
+        let asked = self.tending.full_asked;
+        let lately = asked.is_some_and(|asked| asked.until(now) < limits::RENEW_PAUSE);
+        let asked = !lately && self.capture.as_ref().is_some_and(Capture::full);
+        if asked {
+            self.tending.full_asked = Some(now);
+        }
+    }
+
+    /// Once the file with every page is on the replica, the replica is mended with it.
+    pub(super) fn note_full(&mut self) {
+        let Some(full) = self.progress.with(|facts| facts.full) else {
+            return;
+        };
+        if self.spool.shipped() >= Some(full) {
+            self.progress.with(|facts| facts.full = None);
+            self.tending.full = Some(full);
+            self.tending.upkeep.doubted(timestamp_now());
+        }
+    }
+
+    /// Somebody found something wrong with the replica.
+    pub(super) fn doubt(&mut self) {
+        self.tending.upkeep.doubted(timestamp_now());
     }
 
     /// Answers whoever waits for a snapshot that is there now.

@@ -93,6 +93,7 @@ impl Root {
             spool_bytes_max: 1 << 30,
             wal_bytes_max: 1 << 28,
             l0_retention: Duration::from_mins(5),
+            branch_retention: Duration::from_hours(720),
             levels: Vec::new(),
             verify_interval: None,
             drain_timeout: DRAIN,

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Touch,
     /// Read what is there and cut it now; answers with the newest TXID in the spool.
     Cut(oneshot::Sender<Result<Option<Txid>, StageError>>),
+    /// Write every page of the database as the next file.
+    Full,
     /// We hold the app's write lock: read and cut the last commit. Answers with its TXID, or with
     /// nothing where it could not be read beside that lock.
     Seal(oneshot::Sender<Result<Option<Txid>, StageError>>),
@@ -91,6 +93,11 @@ impl Capture {
         match self.commands.try_send(Command::Touch) {
             Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
+    }
+
+    /// Asks for a file with every page of the database; `false`: not now. Progress names it.
+    pub(crate) fn full(&self) -> bool {
+        self.commands.try_send(Command::Full).is_ok()
     }
 
     /// The pod terminates: from now on SQLite, which might create files, is not asked for help.
@@ -281,6 +288,11 @@ impl Thread<'_> {
                     let cut = self.read_and_cut(&mut session);
                     drop(reply.send(cut)); // a caller that gave up wants no answer
                 }
+                Some(Command::Full) => {
+                    if let Err(error) = self.full(&mut session) {
+                        self.report(&error);
+                    }
+                }
                 Some(Command::Seal(reply)) => {
                     let sealed = self.seal(&mut session);
                     drop(reply.send(sealed)); // a caller that gave up wants no answer
@@ -389,6 +401,22 @@ impl Thread<'_> {
         Ok(self.job.spool.position().map(|position| position.txid))
     }
 
+    fn full(&mut self, session: &mut Follower) -> Result<(), StageError> {
+        let (begun, before) = (SystemTime::now(), self.job.spool.position());
+        session.snapshot(timestamp_now())?;
+        let position = self.job.spool.position();
+        let txid = position.map(|position| position.txid);
+        if let Some(txid) = txid.filter(|txid| before.is_none_or(|before| *txid > before.txid)) {
+            self.job.progress.update(|facts| {
+                facts.dirty_since.get_or_insert(begun);
+                facts.record_cut(txid, 0, begun);
+                facts.full = Some(txid);
+            });
+        }
+        self.measure(session);
+        Ok(())
+    }
+
     fn seal(&mut self, session: &mut Follower) -> Result<Option<Txid>, StageError> {
         if session.reads_beside_writers() {
             self.read_and_cut(session)?;
@@ -482,7 +510,7 @@ impl Thread<'_> {
             };
             match command {
                 Ok(Command::Touch) if removed => return false,
-                Ok(Command::Touch) => {}
+                Ok(Command::Touch | Command::Full) => {}
                 Ok(Command::Cut(reply) | Command::Seal(reply)) => {
                     drop(reply.send(Err(self.not_attached())));
                 }

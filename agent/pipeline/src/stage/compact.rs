@@ -13,14 +13,14 @@ use sqlrep_format::ltx::Level;
 use sqlrep_format::{Timestamp, TxidRange};
 use sqlrep_replica::compact::{self, CompactError, Compacted};
 use sqlrep_replica::{Listing, Plan, PlanError, Put, ReplicaFile, Store, StoreError};
-use sqlrep_spool::DatabaseSpool;
+use sqlrep_spool::{DatabaseSpool, Entry};
 
 use super::upkeep::{Tend, Tended, refused};
 use crate::error::StageError;
 use crate::remote::Remote;
 
 impl Tend {
-    pub(super) fn compact(&self, level: Level) -> Result<Tended, StageError> {
+    pub(super) fn compact(&self, level: Level, now: Timestamp) -> Result<Tended, StageError> {
         let files = compact::pending(&self.known, level);
         let Some(plan) = Plan::of(files) else {
             return Ok(Tended::Nothing);
@@ -28,10 +28,10 @@ impl Tend {
         if let Some(stop) = self.look(&plan.steps)? {
             return Ok(stop);
         }
-        self.write(&plan, level)
+        self.write(&plan, level, now)
     }
 
-    pub(super) fn snapshot(&self) -> Result<Tended, StageError> {
+    pub(super) fn snapshot(&self, now: Timestamp) -> Result<Tended, StageError> {
         let plan = match compact::first_snapshot_plan(&self.known) {
             Some(plan) => plan,
             None => match compact::snapshot_plan(&self.known) {
@@ -43,10 +43,10 @@ impl Tend {
         if let Some(stop) = self.look(&plan.steps)? {
             return Ok(stop);
         }
-        self.write(&plan, Level::SNAPSHOT)
+        self.write(&plan, Level::SNAPSHOT, now)
     }
 
-    fn write(&self, plan: &Plan, level: Level) -> Result<Tended, StageError> {
+    fn write(&self, plan: &Plan, level: Level, now: Timestamp) -> Result<Tended, StageError> {
         match self.merge(plan, level) {
             Ok(Compacted { file, put, .. }) => {
                 tracing::debug!(
@@ -63,7 +63,10 @@ impl Tend {
             Err(error) if error.store().is_some_and(StoreError::is_missing) => {
                 Ok(Tended::Surprised)
             }
-            Err(error) => Err(failed(error)),
+            Err(error) => match error.damaged() {
+                Some(file) => self.mend(crate::error::chain(&error), vec![file.clone()], now),
+                None => Err(failed(error)),
+            },
         }
     }
 
@@ -109,11 +112,10 @@ pub(super) struct Near<'a> {
 }
 
 impl Near<'_> {
-    fn kept(&self, file: &ReplicaFile) -> Option<PathBuf> {
+    pub(super) fn kept(&self, file: &ReplicaFile) -> Option<Entry> {
         // Nobody else can have published this TXID: shipping it was a compare-and-swap.
         let single = file.level == Level::L0 && file.range.is_single();
-        let kept = self.spool.kept(file.range.max()).filter(|_| single);
-        kept.map(|entry| entry.path)
+        self.spool.kept(file.range.max()).filter(|_| single)
     }
 }
 
@@ -128,7 +130,7 @@ impl Store for Near<'_> {
 
     fn open(&self, file: &ReplicaFile) -> Result<File, StoreError> {
         // One that went meanwhile is in the replica all the same.
-        match self.kept(file).map(File::open) {
+        match self.kept(file).map(|kept| File::open(kept.path)) {
             Some(Ok(opened)) => Ok(opened),
             _ => self.main.open(file),
         }
@@ -146,6 +148,10 @@ impl Store for Near<'_> {
 
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {
         self.main.remove(file)
+    }
+
+    fn set_aside(&self, file: &ReplicaFile, now: Timestamp) -> Result<(), StoreError> {
+        self.main.set_aside(file, now)
     }
 
     fn path(&self, file: &ReplicaFile) -> PathBuf {

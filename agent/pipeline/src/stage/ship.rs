@@ -6,8 +6,8 @@
 use sqlrep_format::ltx::Level;
 use sqlrep_format::{Txid, TxidRange};
 use sqlrep_replica::owner::{self, Publish, SpoolFile, WriterId};
-use sqlrep_replica::{Manifest, ReplicaFile, Store as _};
-use sqlrep_spool::DatabaseSpool;
+use sqlrep_replica::{Manifest, ReplicaFile, Store as _, StoreError};
+use sqlrep_spool::{DatabaseSpool, Entry};
 
 use crate::error::StageError;
 use crate::remote::Remote;
@@ -56,6 +56,14 @@ pub(crate) enum End {
         /// The writer's id.
         by: u64,
     },
+    /// A file went bad in the spool before it was shipped. It and what follows on it is moved aside:
+    /// what they held is to be captured anew.
+    Rejected {
+        /// Its TXID.
+        txid: Txid,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Something failed; what was shipped before stays shipped.
     Failed(StageError),
 }
@@ -82,15 +90,18 @@ impl Target {
             {
                 return Ok(End::OtherChain { by });
             }
-            let file = SpoolFile {
-                txid: entry.txid,
-                timestamp: entry.timestamp,
-                path: entry.path,
-                digest: Some(entry.digest),
-                content: entry.content,
-            };
-            if let Publish::Fenced { by } = owner::publish_l0(&self.store, self.writer, &file)? {
-                return Ok(End::Fenced { by });
+            let file = to_publish(&entry);
+            match owner::publish_l0(&self.store, self.writer, &file) {
+                Ok(Publish::Fenced { by }) => return Ok(End::Fenced { by }),
+                Ok(Publish::Done | Publish::AlreadyOurs) => {}
+                Err(StoreError::Corrupt { path, reason }) if path == entry.path => {
+                    self.spool.reject(entry.txid, &reason)?;
+                    return Ok(End::Rejected {
+                        txid: entry.txid,
+                        reason,
+                    });
+                }
+                Err(error) => return Err(error.into()),
             }
             self.spool.ack(entry.txid)?;
             batch.shipped = Some(entry.txid);
@@ -130,5 +141,16 @@ impl Target {
             Some(first) => first.txid.prev(),
             None => self.spool.position().map(|position| position.txid),
         }
+    }
+}
+
+/// A file of the spool as the replica is given it.
+pub(crate) fn to_publish(entry: &Entry) -> SpoolFile {
+    SpoolFile {
+        txid: entry.txid,
+        timestamp: entry.timestamp,
+        path: entry.path.clone(),
+        digest: Some(entry.digest),
+        content: entry.content,
     }
 }

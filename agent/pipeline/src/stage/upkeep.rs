@@ -4,8 +4,11 @@
 //! Blocking: only on the upkeep lane, one piece at a time. Only the owner of a replica gets here,
 //! and before anything is written or removed the names at level 0 say whether it still is.
 
+use std::time::Duration;
+
 use sqlrep_format::ltx::Level;
 use sqlrep_format::{Timestamp, Txid, TxidRange};
+use sqlrep_replica::owner::WriterId;
 use sqlrep_replica::retain::{self, Policy};
 use sqlrep_replica::verify::Verified;
 use sqlrep_replica::{Listing, ReplicaFile, Store};
@@ -15,6 +18,7 @@ use crate::error::StageError;
 use crate::limits;
 use crate::remote::Remote;
 use crate::root::RootWatch;
+use crate::stage::scrub::Damage;
 use crate::upkeep::Chore;
 
 /// What the stage works on.
@@ -23,7 +27,12 @@ pub(crate) struct Tend {
     pub(crate) store: Remote,
     pub(crate) spool: DatabaseSpool,
     pub(crate) root: RootWatch,
+    pub(crate) writer: WriterId,
     pub(crate) policy: Policy,
+    /// How long what lies beside the chain is kept.
+    pub(crate) keep_beside: Duration,
+    /// A level-0 file that was shipped with every page of the live database, to mend with.
+    pub(crate) full: Option<Txid>,
     /// What the replica holds, as far as the actor knows.
     pub(crate) known: Listing,
 }
@@ -31,16 +40,18 @@ pub(crate) struct Tend {
 /// What a piece of upkeep came to.
 #[derive(Debug)]
 pub(crate) enum Tended {
-    /// The replica holds this, and these are the claims that its owners made.
-    Listed(Listing, Vec<Txid>),
+    /// The replica was looked at.
+    Listed(Listed),
     /// A file was written, or was there.
     Wrote(ReplicaFile),
     /// Files are gone.
     Removed(Vec<ReplicaFile>),
     /// The replica restores.
     Verified(Verified),
-    /// The replica does not restore.
+    /// A part of the replica is damaged.
     Damaged(Damage),
+    /// What lay beside the chain for long is gone; when the next of it goes.
+    Pruned(Option<Timestamp>),
     /// There was nothing to do.
     Nothing,
     /// The replica holds what it should not, or lacks what it should hold: list it again.
@@ -49,13 +60,15 @@ pub(crate) enum Tended {
     NotOurs { head: Txid },
 }
 
-/// A replica that cannot be read back, and what was done about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Damage {
-    /// What is wrong.
-    pub(crate) reason: String,
-    /// The snapshot that stands in for what is damaged, when one could be made.
-    pub(crate) healed: Option<ReplicaFile>,
+/// What a look at a replica found.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    /// What it holds.
+    pub(crate) listing: Listing,
+    /// The claims that its owners made.
+    pub(crate) claims: Vec<Txid>,
+    /// When something beside the chain is old.
+    pub(crate) prune_at: Option<Timestamp>,
 }
 
 impl Tend {
@@ -64,10 +77,15 @@ impl Tend {
         self.store.acting(|| self.root.check())?;
         match chore {
             Chore::List => self.list(now),
-            Chore::Compact(level) => self.compact(level),
-            Chore::Snapshot => self.snapshot(),
+            Chore::Compact(level) => self.compact(level, now),
+            Chore::Snapshot => self.snapshot(now),
             Chore::Retain => self.retain(now),
-            Chore::Verify => self.verify(),
+            Chore::Verify => {
+                // Beside it, for a branch that somebody else made since the last look.
+                self.prune(now)?;
+                self.verify(now)
+            }
+            Chore::Prune => self.prune(now),
         }
     }
 
@@ -79,18 +97,38 @@ impl Tend {
         self.store.sweep(Timestamp::from_millis(old))?;
         let manifest = self.store.load_manifest()?;
         let claims = manifest.map(|manifest| manifest.claims).unwrap_or_default();
-        Ok(Tended::Listed(self.store.list()?, claims))
+        let prune_at = match self.prune(now)? {
+            Tended::Pruned(next) => next,
+            _ => None, // somebody else's to prune
+        };
+        Ok(Tended::Listed(Listed {
+            listing: self.store.list()?,
+            claims,
+            prune_at,
+        }))
+    }
+
+    fn prune(&self, now: Timestamp) -> Result<Tended, StageError> {
+        if let Some(stop) = self.stranger(&self.store.ranges(Level::L0)?) {
+            return Ok(stop);
+        }
+        let next = self.store.prune(self.keep_beside, now)?;
+        Ok(Tended::Pruned(next))
+    }
+
+    /// Who else writes to the replica, told from the names at level 0.
+    pub(super) fn stranger(&self, found: &[TxidRange]) -> Option<Tended> {
+        let ours = self.spool.position().map(|position| position.txid);
+        let head = found.last().copied().map(TxidRange::max)?;
+        (Some(head) > ours).then_some(Tended::NotOurs { head })
     }
 
     /// Whether the replica is still ours, and holds the level-0 files among the inputs, told from the
     /// names at level 0. What a writer that had lost the replica left there is removed.
     pub(super) fn look(&self, inputs: &[ReplicaFile]) -> Result<Option<Tended>, StageError> {
         let found = self.store.ranges(Level::L0)?;
-        let ours = self.spool.position().map(|position| position.txid);
-        if let Some(head) = found.last().copied().map(TxidRange::max)
-            && Some(head) > ours
-        {
-            return Ok(Some(Tended::NotOurs { head }));
+        if let Some(stop) = self.stranger(&found) {
+            return Ok(Some(stop));
         }
         let there = |range: &TxidRange| found.binary_search(range).is_ok();
         let mut needed = inputs.iter().filter(|file| file.level == Level::L0);

@@ -41,6 +41,7 @@ fn an_idle_database_is_looked_at_once_and_then_left_alone() {
     upkeep.listed(
         Listing::new(vec![file(9, 1, 1, 0), file(0, 1, 1, 0)]),
         Vec::new(),
+        None,
     );
     assert_eq!(upkeep.next(), None, "no timer at all");
 }
@@ -48,7 +49,7 @@ fn an_idle_database_is_looked_at_once_and_then_left_alone() {
 #[test]
 fn the_first_snapshot_is_due_at_once_and_levels_at_ticks_of_the_clock() {
     let mut upkeep = Upkeep::new(rhythm(), 0.0, at(0));
-    upkeep.listed(Listing::new(vec![file(0, 1, 1, 1_000)]), Vec::new());
+    upkeep.listed(Listing::new(vec![file(0, 1, 1, 1_000)]), Vec::new(), None);
     assert_eq!(upkeep.next(), Some((at(0), Chore::Snapshot)));
     upkeep.wrote(file(9, 1, 1, 1_000));
     upkeep.shipped(&[file(0, 2, 2, 31_000), file(0, 3, 3, 32_000)], at(32_000));
@@ -72,14 +73,14 @@ fn what_is_shipped_while_the_replica_is_listed_is_not_forgotten() {
         "there is something to do"
     );
     // The listing was made before the file was published.
-    upkeep.listed(Listing::new(vec![file(0, 1, 1, 0)]), Vec::new());
+    upkeep.listed(Listing::new(vec![file(0, 1, 1, 0)]), Vec::new(), None);
     assert_eq!(upkeep.listing().unwrap().head(), Txid::new(2));
 }
 
 #[test]
 fn after_a_failure_it_looks_anew_and_not_at_once() {
     let mut upkeep = Upkeep::new(rhythm(), 0.0, at(0));
-    upkeep.listed(Listing::new(vec![file(0, 1, 1, 0)]), Vec::new());
+    upkeep.listed(Listing::new(vec![file(0, 1, 1, 0)]), Vec::new(), None);
     let mut waits = Vec::new();
     for _ in 0..20 {
         upkeep.failed(at(1_000));
@@ -89,7 +90,7 @@ fn after_a_failure_it_looks_anew_and_not_at_once() {
     }
     assert_eq!(waits[..3], [5, 10, 20].map(Duration::from_secs));
     assert_eq!(waits[19], limits::UPKEEP_RETRY_MAX);
-    upkeep.listed(Listing::new(vec![file(0, 1, 1, 0)]), Vec::new());
+    upkeep.listed(Listing::new(vec![file(0, 1, 1, 0)]), Vec::new(), None);
     upkeep.failed(at(1_000));
     assert_eq!(upkeep.next().unwrap().0, at(6_000), "it worked in between");
 }
@@ -101,6 +102,7 @@ fn a_replica_is_read_back_even_when_nothing_is_new() {
     upkeep.listed(
         Listing::new(vec![file(9, 1, 1, 0), file(0, 1, 1, 0)]),
         Vec::new(),
+        None,
     );
     assert_eq!(upkeep.next(), Some((at(360 * MINUTE), Chore::Verify)));
     upkeep.verified(at(361 * MINUTE));

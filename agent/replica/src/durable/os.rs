@@ -98,6 +98,10 @@ impl Fs for OsFs {
         Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
     }
 
+    fn remove_dir(&self, dir: &Dir, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the one place that fsyncs (L5)"

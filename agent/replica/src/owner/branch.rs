@@ -13,12 +13,10 @@ use sqlrep_format::ltx::Level;
 use sqlrep_format::{Timestamp, Txid, TxidRange};
 
 use crate::calendar::{compact, parse_compact};
-use crate::durable::{self, Dir, OsFs};
-use crate::layout::{LTX_DIR, META_DIR, encode_part};
+use crate::durable::{self, Dir, Fs, OsFs};
+use crate::layout::{BRANCHES_DIR, LTX_DIR, META_DIR, encode_part};
 use crate::{DirStore, Listing, Put, ReplicaFile, Store, StoreError};
 
-/// The directory of branches in [`META_DIR`].
-const BRANCHES_DIR: &str = "branches";
 /// Longest label: a pod's name may have 253 bytes, a directory's 255, and the time takes 20.
 const LABEL_BYTES_MAX: usize = 200;
 
@@ -31,6 +29,8 @@ pub struct Branch {
     pub label: String,
     /// When it was begun.
     pub created: Timestamp,
+    /// Of when its newest state is, and not before it was begun.
+    pub changed: Timestamp,
     /// Its first own TXID.
     pub from: Txid,
     /// Its last TXID.
@@ -55,15 +55,24 @@ pub fn branch(
 /// Moves the whole chain of a replica to a branch, so that a new chain can begin at TXID 1; says
 /// the branch's name. For a database that changed its page size, or a chain with a hole.
 pub fn retire_chain(replica_dir: &Path, label: &str, now: Timestamp) -> Result<String, StoreError> {
-    let fs = OsFs;
+    retire_chain_with(&OsFs, replica_dir, label, now)
+}
+
+/// The same over another [`Fs`].
+pub fn retire_chain_with(
+    fs: &dyn Fs,
+    replica_dir: &Path,
+    label: &str,
+    now: Timestamp,
+) -> Result<String, StoreError> {
     let name = branch_name(label, now);
     let dir = Dir::open(replica_dir).map_err(StoreError::io("open", replica_dir))?;
-    let meta = durable::ensure_subdir(&fs, &dir, OsStr::new(META_DIR))?;
-    let branches = durable::ensure_subdir(&fs, &meta, OsStr::new(BRANCHES_DIR))?;
-    let branch = durable::ensure_subdir(&fs, &branches, OsStr::new(&name))?;
-    durable::move_dir(&fs, &dir, OsStr::new(LTX_DIR), &branch, OsStr::new(LTX_DIR))?;
+    let meta = durable::ensure_subdir(fs, &dir, OsStr::new(META_DIR))?;
+    let branches = durable::ensure_subdir(fs, &meta, OsStr::new(BRANCHES_DIR))?;
+    let branch = durable::ensure_subdir(fs, &branches, OsStr::new(&name))?;
+    durable::move_dir(fs, &dir, OsStr::new(LTX_DIR), &branch, OsStr::new(LTX_DIR))?;
     // A replica is known by this directory; one that waits for its next chain is a replica still.
-    durable::ensure_subdir(&fs, &dir, OsStr::new(LTX_DIR))?;
+    durable::ensure_subdir(fs, &dir, OsStr::new(LTX_DIR))?;
     Ok(name)
 }
 
@@ -97,10 +106,12 @@ pub fn list_branches(replica_dir: &Path) -> Result<Vec<Branch>, StoreError> {
             .map(|file| file.bytes)
             .fold(0, u64::saturating_add);
         let (label, files) = (label.to_owned(), listing.files().len());
+        let newest = listing.files().iter().map(|file| file.modified).max();
         branches.push(Branch {
             name,
             label,
             created,
+            changed: newest.map_or(created, |newest| newest.max(created)),
             from,
             head,
             files,
@@ -198,6 +209,10 @@ impl Store for BranchStore {
         self.side(file).remove(file)
     }
 
+    fn set_aside(&self, file: &ReplicaFile, now: Timestamp) -> Result<(), StoreError> {
+        self.side(file).set_aside(file, now)
+    }
+
     fn path(&self, file: &ReplicaFile) -> PathBuf {
         self.side(file).path(file)
     }
@@ -207,7 +222,7 @@ impl Store for BranchStore {
     }
 }
 
-fn branches_dir(replica_dir: &Path) -> PathBuf {
+pub(crate) fn branches_dir(replica_dir: &Path) -> PathBuf {
     replica_dir.join(META_DIR).join(BRANCHES_DIR)
 }
 

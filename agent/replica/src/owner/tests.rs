@@ -400,3 +400,21 @@ fn a_retired_chain_makes_room_and_stays_restorable() {
             .is_missing()
     );
 }
+
+#[test]
+fn a_page_of_an_older_state_is_never_claimed_with() {
+    let dir = scratch();
+    let store = DirStore::new(dir.path());
+    let history = History::new(&[(3, vec![]), (3, vec![1]), (3, vec![1])]);
+    for id in 1..=3 {
+        let (header, pages) = history.covering(id, id);
+        put(&store, 0, &header, &pages).unwrap();
+    }
+    // The page comes from a listing that ended before the one that gave the head.
+    let (header, _) = history.covering(2, 2);
+    let writer = WriterId::new("n", "next");
+    let refused = claim(&store, writer, txid(3), &page(2, 1), &header, time(9));
+    let error = refused.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert_eq!(store.list().unwrap().head(), Some(txid(3)));
+}

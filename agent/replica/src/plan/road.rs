@@ -11,8 +11,10 @@ use crate::{Listing, ReplicaFile};
 /// The files that a plan may use, ascending by their first TXID.
 ///
 /// A writer that lost its replica can still fill names below the head that retention took from
-/// level 0. Retention takes from the bottom, so what is left of level 0 is one run up to the head:
-/// a level-0 file below a hole, in a range that a compacted file covers, is such a straggler.
+/// level 0. Retention takes from the bottom what a level holds, so what is left of level 0 is one run
+/// up to the head: a level-0 file below a hole, in a range that a compacted file covers, is such a
+/// straggler. A snapshot alone says so only of a beginning: beside a damaged file that was taken out,
+/// what is before it is as good as ever, though a snapshot reaches farther.
 pub(super) fn trusted(listing: &Listing) -> Vec<&ReplicaFile> {
     let (_, mut files) = told_apart(listing);
     files.sort_by_key(|file| (file.range, file.level));
@@ -25,6 +27,7 @@ pub(super) fn told_apart(listing: &Listing) -> (Vec<&ReplicaFile>, Vec<&ReplicaF
     let covered = |file: &ReplicaFile| {
         listing.files().iter().any(|other| {
             other.level != Level::L0
+                && (other.level != Level::SNAPSHOT || file.range.is_snapshot())
                 && other.range.min() <= file.range.min()
                 && file.range.max() <= other.range.max()
         })

@@ -253,6 +253,9 @@ impl Store for Retention {
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {
         self.store.remove(file)
     }
+    fn set_aside(&self, file: &ReplicaFile, now: Timestamp) -> Result<(), StoreError> {
+        self.store.set_aside(file, now)
+    }
     fn path(&self, file: &ReplicaFile) -> std::path::PathBuf {
         self.store.path(file)
     }

@@ -204,6 +204,10 @@ impl Fs for Overwrites {
         OsFs.unlink(dir, name)
     }
 
+    fn remove_dir(&self, dir: &Dir, name: &OsStr) -> io::Result<()> {
+        OsFs.remove_dir(dir, name)
+    }
+
     fn fsync_dir(&self, dir: &Dir) -> io::Result<()> {
         OsFs.fsync_dir(dir)
     }

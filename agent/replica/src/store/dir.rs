@@ -10,8 +10,9 @@ use sqlrep_format::ltx::{FileName, Level};
 use sqlrep_format::{Timestamp, TxidRange};
 
 use super::{Listing, Put, ReplicaFile, Store, StoreError};
+use crate::calendar::compact;
 use crate::durable::{self, Dir, Fs, OsFs};
-use crate::layout::{self, LTX_DIR};
+use crate::layout::{self, DAMAGED_DIR, LTX_DIR, META_DIR};
 
 /// A replica in a directory; creates nothing until the first [`Store::put`]. Clones are cheap.
 #[derive(Clone, Debug)]
@@ -171,6 +172,34 @@ impl Store for DirStore {
             }
             _ => Ok(()),
         }
+    }
+
+    fn set_aside(&self, file: &ReplicaFile, now: Timestamp) -> Result<(), StoreError> {
+        let (fs, level) = (self.fs.as_ref(), file.level.to_string());
+        let from = match self.ltx()?.map(|ltx| ltx.open_subdir(OsStr::new(&level))) {
+            Some(Ok(from)) => from,
+            None => return Ok(()),
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Some(Err(error)) => return Err(StoreError::io("open", self.path(file))(error)),
+        };
+        let name = FileName(file.range).to_string();
+        if !from
+            .holds(OsStr::new(&name))
+            .map_err(StoreError::io("look at", self.path(file)))?
+        {
+            return Ok(());
+        }
+        let dir = Dir::open(&self.dir).map_err(StoreError::io("open", &self.dir))?;
+        let meta = durable::ensure_subdir(fs, &dir, OsStr::new(META_DIR))?;
+        let aside = durable::ensure_subdir(fs, &meta, OsStr::new(DAMAGED_DIR))?;
+        let to = format!("{}-{level}-{name}", compact(now));
+        Ok(durable::move_dir(
+            fs,
+            &from,
+            OsStr::new(&name),
+            &aside,
+            OsStr::new(&to),
+        )?)
     }
 
     fn path(&self, file: &ReplicaFile) -> PathBuf {

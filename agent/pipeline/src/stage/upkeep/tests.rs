@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlrep_format::ltx::WalSpan;
 use sqlrep_format::{PageCount, PageSize, Pgno};
-use sqlrep_replica::owner::{Publish, SpoolFile, WriterId, publish_l0};
+use sqlrep_replica::owner::{Publish, SpoolFile, publish_l0};
 use sqlrep_replica::{Destination, Point, RestoreOptions, restore};
 use sqlrep_spool::{Draft, Limits, PageSource, Spool};
 
@@ -85,7 +85,10 @@ impl Life {
             store: Remote::new(root.join("shop/app/data/app.db"), None),
             spool: spool.database(&id, "uid").unwrap(),
             root: RootWatch::new(root, Arc::clone(&spool)),
+            writer: WriterId::new("node", "uid"),
             policy: rhythm.policy.clone(),
+            keep_beside: Duration::from_hours(720),
+            full: None,
             known: Listing::default(),
         };
         let now = 20_000 * DAY;
@@ -106,20 +109,37 @@ impl Life {
 
     /// A commit of a few pages, captured and shipped.
     fn commit(&mut self) {
-        let txid = self.states.len() as u64 + 1;
         let before = self.states.last().cloned().unwrap_or_default();
+        let state = self.change(before);
+        self.ship(state);
+    }
+
+    /// Every page of the database, captured and shipped.
+    fn commit_all(&mut self) {
+        let txid = self.states.len() as u64 + 1;
+        let size = self.states.last().map_or(6, Vec::len);
+        self.ship(vec![txid; size]);
+    }
+
+    fn change(&mut self, before: State) -> State {
+        let txid = self.states.len() as u64 + 1;
         let size = match self.dice.u32(0..20) {
             _ if before.is_empty() => 6,
             0 => before.len().saturating_sub(2).max(3),
             1 | 2 => (before.len() + 1).min(24),
             _ => before.len(),
         };
-        let mut state = before.clone();
+        let mut state = before;
         state.resize(size, txid);
         for _ in 0..self.dice.usize(1..4) {
             let at = self.dice.usize(0..size);
             state[at] = txid;
         }
+        state
+    }
+
+    fn ship(&mut self, state: State) {
+        let (txid, size) = (self.states.len() as u64 + 1, state.len());
         let changed: Vec<usize> = (1..=size).filter(|pgno| state[pgno - 1] == txid).collect();
         let draft = Draft {
             txid: Txid::new(txid).unwrap(),
@@ -181,7 +201,14 @@ impl Life {
 
     fn take_in(&mut self, chore: Chore, tended: Tended) {
         match tended {
-            Tended::Listed(listing, claims) => self.upkeep.listed(listing, claims),
+            Tended::Listed(found) => {
+                let Listed {
+                    listing,
+                    claims,
+                    prune_at,
+                } = found;
+                self.upkeep.listed(listing, claims, prune_at);
+            }
             Tended::Wrote(file) => {
                 if file.level == Level::new(1).unwrap() {
                     self.tend.spool.keep_above(Some(file.range.max()));
@@ -190,6 +217,7 @@ impl Life {
             }
             Tended::Removed(files) => self.upkeep.removed(&files),
             Tended::Verified(_) => self.upkeep.verified(Timestamp::from_millis(self.now)),
+            Tended::Pruned(next) => self.upkeep.pruned(next),
             other => panic!("{chore:?}: {other:?}"),
         }
     }
@@ -333,55 +361,193 @@ fn a_fenced_owner_neither_compacts_nor_removes() {
     assert!(life.tend.store.list_level(level).unwrap().is_empty());
 }
 
-#[test]
-fn a_damaged_file_is_mended_from_the_spool_and_said() {
-    let mut life = Life::new(2, Duration::from_hours(1));
+/// Flips a bit of a file of the replica.
+fn damage(life: &Life, file: &ReplicaFile) -> std::path::PathBuf {
+    let path = life.tend.store.path(file);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len() - 1;
+    bytes[end] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn mended(life: &Life) -> Damage {
+    let now = Timestamp::from_millis(life.now);
+    match life.tend.run(Chore::Verify, now).unwrap() {
+        Tended::Damaged(damage) => damage,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn verified(life: &Life) {
+    let again = life
+        .tend
+        .run(Chore::Verify, Timestamp::from_millis(life.now));
+    let again = again.unwrap();
+    assert!(matches!(again, Tended::Verified(_)), "{again:?}");
+}
+
+/// A replica of six commits, one of them old; every file of level 0 is still in the spool.
+fn grown(seed: u64) -> Life {
+    let mut life = Life::new(seed, Duration::from_hours(1));
     life.commit();
     life.pass(MINUTE * 10);
     for _ in 0..5 {
         life.commit();
         life.pass(1_000);
     }
-    let now = Timestamp::from_millis(life.now);
     life.tend.known = life.tend.store.list().unwrap();
-    let sound = life.tend.run(Chore::Verify, now).unwrap();
-    assert!(matches!(sound, Tended::Verified(_)), "{sound:?}");
+    verified(&life);
+    life
+}
 
-    let victim = life.tend.known.level(Level::L0).nth(3).unwrap().clone();
-    let path = life.tend.store.path(&victim);
-    let mut bytes = std::fs::read(&path).unwrap();
-    let end = bytes.len() - 1;
-    bytes[end] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
-    let found = life.tend.run(Chore::Verify, now).unwrap();
-    let Tended::Damaged(Damage {
-        reason,
-        healed: Some(healed),
-    }) = found
-    else {
-        panic!("{found:?}")
-    };
-    assert!(reason.contains(path.to_str().unwrap()), "{reason}");
-    assert_eq!(
-        (healed.level, healed.range.max().get()),
-        (Level::SNAPSHOT, 6)
-    );
-    let again = life.tend.run(Chore::Verify, now).unwrap();
-    assert!(matches!(again, Tended::Verified(_)), "{again:?}");
-    life.check(1);
-
-    // Nothing is left of what the only snapshot holds.
-    let path = life.tend.store.path(&healed);
-    std::fs::write(&path, b"not a snapshot").unwrap();
-    for kept in 1..=6 {
+/// Takes the copies of the spool away.
+fn forget(life: &Life) {
+    for kept in 1..=life.states.len() as u64 {
         let kept = life.tend.spool.kept(Txid::new(kept).unwrap());
         if let Some(kept) = kept {
             std::fs::remove_file(kept.path).unwrap();
         }
     }
-    let found = life.tend.run(Chore::Verify, now).unwrap();
-    assert!(
-        matches!(found, Tended::Damaged(Damage { healed: None, .. })),
+}
+
+#[test]
+fn a_damaged_file_is_mended_from_the_spool_and_said() {
+    let mut life = grown(2);
+    let victim = life.tend.known.level(Level::L0).nth(3).unwrap().clone();
+    let path = damage(&life, &victim);
+    let found = mended(&life);
+    assert!(found.reason.contains(path.to_str().unwrap()), "{found:?}");
+    assert_eq!((found.put_back, found.whole), (1, true), "{found:?}");
+    assert!(found.lost.is_empty() && found.text().contains("no kept point is lost"));
+    verified(&life);
+    life.check(1);
+    // And one that is gone.
+    std::fs::remove_file(&path).unwrap();
+    let found = mended(&life);
+    assert_eq!((found.put_back, found.whole), (1, true), "{found:?}");
+    verified(&life);
+    assert_eq!(life.tend.store.list().unwrap(), life.tend.known);
+}
+
+#[test]
+fn a_damaged_snapshot_is_planned_around_and_leaves_the_chain() {
+    let mut life = grown(3);
+    life.tend
+        .run(Chore::Snapshot, Timestamp::from_millis(life.now))
+        .unwrap();
+    let newest = life.tend.store.list_level(Level::SNAPSHOT).unwrap().pop();
+    damage(&life, &newest.unwrap());
+    let found = mended(&life);
+    assert_eq!(
+        (found.aside, found.whole, found.put_back),
+        (1, true, 0),
         "{found:?}"
     );
+    assert!(found.lost.is_empty(), "{found:?}");
+    verified(&life);
+    life.check(1);
+}
+
+#[test]
+fn when_nothing_has_the_pages_the_live_database_stands_in_and_the_loss_is_said() {
+    let mut life = grown(4);
+    let victim = life.tend.known.level(Level::L0).nth(3).unwrap().clone();
+    damage(&life, &victim);
+    forget(&life);
+    let found = mended(&life);
+    assert!(
+        !found.whole && found.renewed.is_none() && found.lost.is_empty(),
+        "{found:?}"
+    );
+    assert!(
+        found.text().contains("cannot be restored until"),
+        "{}",
+        found.text()
+    );
+
+    // What the live database holds comes as one more file, with every page.
+    life.commit_all();
+    life.tend.full = Txid::new(life.states.len() as u64);
+    let found = mended(&life);
+    assert_eq!(
+        (found.renewed, found.whole),
+        (life.tend.full, true),
+        "{found:?}"
+    );
+    let lost: Vec<u64> = found.lost.iter().map(|point| point.txid.get()).collect();
+    assert_eq!(lost, [victim.range.max().get(), 5, 6], "{}", found.text());
+    assert!(
+        found.text().contains("3 kept points from TXID"),
+        "{}",
+        found.text()
+    );
+    life.tend.full = None;
+    verified(&life);
+    life.check(1);
+    // Compaction and retention go on with what is left, and what stands in stays.
+    life.upkeep.surprised(Timestamp::from_millis(life.now));
+    for _ in 0..200 {
+        life.pass(MINUTE);
+        life.commit();
+    }
+    life.check(30 * MINUTE);
+    verified(&life);
+}
+
+#[test]
+fn compaction_that_meets_damage_mends_it() {
+    let mut life = grown(5);
+    let victim = life.tend.known.level(Level::L0).nth(3).unwrap().clone();
+    damage(&life, &victim);
+    forget(&life);
+    life.commit_all();
+    life.tend.full = Txid::new(life.states.len() as u64);
+    life.tend.known = life.tend.store.list().unwrap();
+    let now = Timestamp::from_millis(life.now);
+    let met = life
+        .tend
+        .run(Chore::Compact(Level::new(1).unwrap()), now)
+        .unwrap();
+    assert!(
+        matches!(met, Tended::Damaged(Damage { whole: true, .. })),
+        "{met:?}"
+    );
+    life.tend.known = life.tend.store.list().unwrap();
+    let goes_on = life
+        .tend
+        .run(Chore::Compact(Level::new(1).unwrap()), now)
+        .unwrap();
+    assert!(matches!(goes_on, Tended::Wrote(_)), "{goes_on:?}");
+    verified(&life);
+}
+
+#[test]
+fn a_branch_that_is_old_goes_and_nothing_wakes_for_it_before() {
+    let mut life = grown(6);
+    let begun = Timestamp::from_millis(life.now);
+    let dir = life.tend.store.dir().to_path_buf();
+    let (_, branch) = sqlrep_replica::owner::branch(&dir, "surmai-0", begun).unwrap();
+    let file = life
+        .tend
+        .known
+        .level(Level::L0)
+        .next_back()
+        .unwrap()
+        .clone();
+    let bytes = std::fs::read(life.tend.store.path(&file)).unwrap();
+    branch
+        .put(Level::L0, file.range, begun, &mut |out| {
+            out.write_all(&bytes)
+        })
+        .unwrap();
+    let count = |life: &Life| {
+        let branches = sqlrep_replica::owner::list_branches(life.tend.store.dir());
+        branches.unwrap().len()
+    };
+    life.pass(29 * DAY);
+    assert_eq!(count(&life), 1);
+    life.pass(2 * DAY);
+    assert_eq!(count(&life), 0);
+    assert!(matches!(life.upkeep.next(), Some((_, Chore::Verify))));
 }
