@@ -4,6 +4,8 @@
 mod calendar;
 pub mod compact;
 pub mod durable;
+#[cfg(test)]
+mod faults;
 mod input;
 mod layout;
 pub mod manifest;
