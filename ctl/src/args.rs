@@ -135,13 +135,10 @@ Examples:
   sqlrepctl sync --all --timeout 30s")]
     Sync(SeveralArgs),
     /// Write a snapshot to the replica now
-    #[command(
-        hide = true,
-        after_help = "\
+    #[command(after_help = "\
 Examples:
-  sqlrepctl snapshot surmai
-  sqlrepctl snapshot --all"
-    )]
+  sqlrepctl snapshot surmai                 a beginning that leans on nothing before it
+  sqlrepctl snapshot --all")]
     Snapshot(SeveralArgs),
     /// Read a replica back: every file, page and checksum that a restore would use
     #[command(after_help = "\
