@@ -264,7 +264,7 @@ fn events(api: &ApiServer, pod: &Pod) -> Vec<(String, String)> {
         .collect()
 }
 
-fn wait_event(api: &ApiServer, pod: &Pod, reason: &str, words: &str) -> Result<()> {
+pub(crate) fn wait_event(api: &ApiServer, pod: &Pod, reason: &str, words: &str) -> Result<()> {
     wait(
         &format!("an Event {reason} of {} that says {words:?}", pod.app),
         || {

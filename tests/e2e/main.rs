@@ -4,10 +4,12 @@
 //! a deadline, and prints the seed that replays it. `tests/README.md` says what proves what.
 
 mod chains;
+mod damage;
 mod demo;
 mod discovery;
 mod drain;
 mod golden;
+mod habits;
 mod handover;
 mod harness;
 mod history;
@@ -17,6 +19,7 @@ mod large;
 mod life;
 mod locks;
 mod memory;
+mod node;
 mod outage;
 mod race;
 mod refusals;
@@ -24,6 +27,7 @@ mod rewind;
 mod rollback;
 mod scene;
 mod spine;
+mod steps;
 mod takeover;
 mod users;
 mod vanish;

@@ -15,7 +15,7 @@ use crate::binaries;
 use crate::scene::{Point, Scene, fresh};
 
 /// Rewinds as a script would.
-fn rewind(scene: &Scene, agent: &Agent, txid: u64) -> Result<Said> {
+pub(crate) fn rewind(scene: &Scene, agent: &Agent, txid: u64) -> Result<Said> {
     let txid = format!("{txid:x}");
     let words = ["restore", &scene.reference, "--in-place", "--txid", &txid];
     agent.ctl().run(words.into_iter().chain(["--yes"]))
@@ -31,7 +31,7 @@ fn undo(said: &Said) -> Result<u64> {
 }
 
 /// Everything is on the replica: its head, and what the database holds.
-fn settle(scene: &Scene, agent: &Agent) -> Result<(u64, Vec<u8>)> {
+pub(crate) fn settle(scene: &Scene, agent: &Agent) -> Result<(u64, Vec<u8>)> {
     agent.ctl().sync(&scene.reference)?;
     Ok((ltx::head(&scene.replica)?, image::settled(&scene.db)?))
 }
@@ -254,6 +254,113 @@ fn a_rewind_that_is_not_meant_or_does_not_fit_is_refused() {
     });
 }
 
+/// Runs a command at a terminal, where one answer is given to its question. Says all that it showed,
+/// and ends as it did.
+const AT_A_TERMINAL: &str = r#"import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[2], sys.argv[2:])
+seen, answered = b"", False
+while True:
+    try:
+        more = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not more:
+        break
+    seen += more
+    if b"[y/N]" in seen and not answered:
+        os.write(terminal, sys.argv[1].encode() + b"\n")
+        answered = True
+sys.stdout.buffer.write(seen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"#;
+
+#[test]
+fn at_a_terminal_it_asks_first_and_only_a_yes_is_one() {
+    scenario("rewind-asks", binaries(), |world| {
+        let agent = world.agent()?;
+        let scene = Scene::pod(world, "app")?;
+        Sqlite::once(&scene.db, "PRAGMA journal_mode = WAL; CREATE TABLE t (x);")?;
+        agent.ctl().wait_following(&scene.reference)?;
+        let (then, _) = settle(&scene, &agent)?;
+        let mut app = Sqlite::open(&scene.db)?;
+        app.run("INSERT INTO t VALUES (1);")?;
+        settle(&scene, &agent)?;
+        let socket = format!("unix:{}", world.path("n1.sock").display());
+        let then = format!("{then:x}");
+        for (answer, code, rows) in [
+            ("", exit::REFUSED, "1"),
+            ("no", exit::REFUSED, "1"),
+            ("y", exit::DONE, "0"),
+        ] {
+            let said = std::process::Command::new("python3")
+                .args(["-c", AT_A_TERMINAL, answer])
+                .arg(&world.binaries.ctl)
+                .args(["--agent", &socket, "restore", &scene.reference])
+                .args(["--in-place", "--txid", &then])
+                .output()?;
+            let shown = String::from_utf8_lossy(&said.stdout).into_owned();
+            ensure!(
+                said.status.code() == Some(code),
+                "{answer:?}: {}: {shown}",
+                said.status
+            );
+            ensure!(
+                shown.contains("Write the state of TXID") && shown.contains(&scene.reference),
+                "what is asked: {shown}"
+            );
+            ensure!(
+                code == exit::DONE || shown.contains("nothing was done"),
+                "{shown}"
+            );
+            ensure!(
+                app.run("SELECT count(*) FROM t;")?.trim() == rows,
+                "{shown}"
+            );
+        }
+        scene.prove_equal(world, &agent)
+    });
+}
+
+#[test]
+fn the_database_of_a_pod_that_terminates_is_left_alone() {
+    scenario("rewind-terminating", binaries(), |world| {
+        let agent = world.agent()?;
+        let scene = Scene::pod(world, "app")?;
+        let mut app = Sqlite::open(&scene.db)?;
+        app.run("PRAGMA journal_mode = WAL; CREATE TABLE t (x);")?;
+        agent.ctl().wait_following(&scene.reference)?;
+        let (then, _) = settle(&scene, &agent)?;
+        // Told to end while it waits for the app's lock: nothing is written any more.
+        app.run("INSERT INTO t VALUES (1); BEGIN IMMEDIATE; INSERT INTO t VALUES (2);")?;
+        let refused = std::thread::scope(|scope| {
+            let refused = scope.spawn(|| rewind(&scene, &agent, then));
+            wait_process(&agent)?;
+            scene.pod.mark_deleted()?;
+            let refused = refused.join().expect("no panic");
+            app.run("COMMIT;")?;
+            refused
+        })?;
+        refused
+            .exits(exit::REFUSED)?
+            .says(&["the pod terminates"])?;
+        wait("the process is gone", || Ok(process_of(&agent)?.is_none()))?;
+        // And asked only then.
+        rewind(&scene, &agent, then)?
+            .exits(exit::REFUSED)?
+            .says(&["the pod terminates"])?;
+        ensure!(
+            app.run("SELECT count(*) FROM t;")?.trim() == "2",
+            "it was written to"
+        );
+        app.close()?;
+        scene.pod.delete()?;
+        let next = Scene::pod(world, "app")?;
+        ensure!(Sqlite::once(&next.db, "SELECT count(*) FROM t;")? == "2");
+        Ok(())
+    });
+}
+
 /// The app's own user, where there is one.
 const APP: (u32, u32) = (4711, 4712);
 
@@ -330,23 +437,34 @@ fn is_confined(pid: i32, scene: &Scene) -> Result<bool> {
 
 /// An app whose database is large enough that writing over it takes a while; the TXID of one
 /// content, what it was, and what it is now.
-struct Large {
-    scene: Scene,
-    then: u64,
-    old: Vec<u8>,
-    new: Vec<u8>,
+pub(crate) struct Large {
+    pub(crate) scene: Scene,
+    pub(crate) then: u64,
+    pub(crate) old: Vec<u8>,
+    pub(crate) new: Vec<u8>,
 }
 
 impl Large {
     fn make(world: &World, agent: &Agent, journal: &str) -> Result<Self> {
+        Self::with_pages(world, agent, journal, 4096)
+    }
+
+    /// 8000 rows of nearly a page each.
+    pub(crate) fn with_pages(
+        world: &World,
+        agent: &Agent,
+        journal: &str,
+        bytes: u32,
+    ) -> Result<Self> {
         let scene = Scene::pod(world, "app")?;
-        let fill = "INSERT INTO t SELECT randomblob(3000) FROM generate_series(1, 8000);";
-        let make = format!("PRAGMA journal_mode = {journal}; CREATE TABLE t (x); {fill}");
-        Sqlite::once(&scene.db, &make)?;
+        let blob = format!("randomblob({})", bytes / 4 * 3);
+        let size = format!("PRAGMA page_size = {bytes}; PRAGMA journal_mode = {journal};");
+        let fill = format!("INSERT INTO t SELECT {blob} FROM generate_series(1, 8000);");
+        Sqlite::once(&scene.db, &format!("{size} CREATE TABLE t (x); {fill}"))?;
         agent.ctl().wait_following(&scene.reference)?;
         let (then, old) = settle(&scene, agent)?;
-        let change = "PRAGMA busy_timeout = 30000; UPDATE t SET x = randomblob(3000);";
-        Sqlite::once(&scene.db, change)?;
+        let change = format!("PRAGMA busy_timeout = 30000; UPDATE t SET x = {blob};");
+        Sqlite::once(&scene.db, &change)?;
         let (_, new) = settle(&scene, agent)?;
         Ok(Self {
             scene,
@@ -360,7 +478,7 @@ impl Large {
     ///
     /// As a connection sees it: a commit whose writer was killed before it published it stands in
     /// the WAL, and would count if nobody had the database open. The next writer writes over it.
-    fn is_rewound(&self, world: &World) -> Result<bool> {
+    pub(crate) fn is_rewound(&self, world: &World) -> Result<bool> {
         let copy = fresh(world, "seen");
         let words = format!(".timeout 30000\n.backup '{}'", copy.display());
         let mut app = Sqlite::open(&self.scene.db)?;
@@ -374,14 +492,14 @@ impl Large {
     }
 
     /// The app commits, and the replica holds just what the database does.
-    fn prove_equal(&self, world: &World, agent: &Agent) -> Result<()> {
+    pub(crate) fn prove_equal(&self, world: &World, agent: &Agent) -> Result<()> {
         let commit = "PRAGMA busy_timeout = 30000; PRAGMA user_version = 1;";
         Sqlite::once(&self.scene.db, commit)?;
         self.scene.prove_equal(world, agent)
     }
 
     /// Back to where it was.
-    fn redo(&self, agent: &Agent, before: u64) -> Result<()> {
+    pub(crate) fn redo(&self, agent: &Agent, before: u64) -> Result<()> {
         rewind(&self.scene, agent, before)?.done().map(drop)
     }
 }

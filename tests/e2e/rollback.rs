@@ -5,12 +5,12 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, Result, ensure};
 use sqlrep_tests::world::knob;
-use sqlrep_tests::{Sqlite, Workload, image, ltx, poll, say, scenario, wait};
+use sqlrep_tests::{Sqlite, Workload, World, image, ltx, poll, say, scenario, wait};
 
 use crate::binaries;
-use crate::scene::{Point, Scene};
+use crate::scene::{Point, Scene, fresh};
 
 const SECONDS: u64 = 6;
 const KILLS: u64 = 8;
@@ -94,8 +94,54 @@ fn run(name: &str, make: impl FnOnce(u64) -> Workload) {
             "rollback-{name}: {} files, {pages} pages of {all}",
             files.len()
         ));
+        share(world, &scene, name)?;
         scene.prove_contiguous(0)
     });
+}
+
+/// Files of which the pages are counted: each costs a restore.
+const SHARES: usize = 150;
+
+/// From one captured state to the next: the pages that differ, and those that were shipped.
+fn share(world: &World, scene: &Scene, name: &str) -> Result<()> {
+    let files = ltx::level(&scene.replica, 0)?;
+    let (mut changed, mut shipped, mut all) = (0, 0, 0);
+    let mut before: Option<Vec<u8>> = None;
+    for file in files.iter().rev().take(SHARES).rev() {
+        let out = fresh(world, "state");
+        let txid = format!("{:x}", file.max);
+        world
+            .ctl()
+            .restore(&scene.replica, &out, &["--txid", &txid])?
+            .done()?;
+        let after = fs::read(&out)?;
+        fs::remove_file(out)?;
+        if let Some(before) = before {
+            let size = image::page_size(&after)?;
+            let mut pages = before.chunks(size);
+            let differs = |page: &&[u8]| pages.next() != Some(*page);
+            changed += after.chunks(size).filter(differs).count() as u64;
+            shipped += file.pages;
+            all += u64::from(file.commit);
+        }
+        before = Some(after);
+    }
+    let percent = |pages: u64| pages * 1000 / all.max(1);
+    let (of_changed, of_shipped) = (percent(changed), percent(shipped));
+    say(&format!(
+        "rollback-{name}: of {all} pages in {} states {changed} had changed ({}.{} %), and {shipped} \
+         were shipped ({}.{} %)",
+        files.len().min(SHARES),
+        of_changed / 10,
+        of_changed % 10,
+        of_shipped / 10,
+        of_shipped % 10,
+    ));
+    ensure!(
+        shipped == changed,
+        "{shipped} pages shipped, {changed} changed"
+    );
+    Ok(())
 }
 
 #[test]

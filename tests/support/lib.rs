@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod api;
 pub mod app;
+pub mod between;
 pub mod ctl;
 pub mod image;
 pub mod locks;
@@ -23,6 +24,7 @@ pub mod world;
 pub use agent::{Agent, AgentOptions};
 pub use api::{ApiServer, Trouble};
 pub use app::{Reader, Sqlite, Workload, Writer};
+pub use between::Between;
 pub use ctl::{Ctl, Said};
 pub use orm::Orm;
 pub use peer::Peer;

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sqlrep_daemon::run(std::env::args_os())
+    let args: Vec<_> = std::env::args_os().collect();
+    sqlrep_tests::between::play(&args).unwrap_or_else(|| sqlrep_daemon::run(args.into_iter()))
 }
