@@ -1,12 +1,19 @@
 //! A NAS that is away costs spool bytes and nothing else.
 
 use std::fs;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use sqlrep_tests::{AgentOptions, Pod, PodOptions, Workload, World, ltx, pod, scenario, wait};
+use anyhow::{Context as _, Result, ensure};
+use sqlrep_tests::{
+    AgentOptions, Pod, PodOptions, Sqlite, Workload, World, image, ltx, pod, poll, say, scenario,
+    wait,
+};
 
 use crate::binaries;
 use crate::scene::Scene;
+
+/// Until an app at full speed has filled half of the smallest spool three times.
+const FOLDING: Duration = Duration::from_mins(5);
 
 /// The share is taken away: what is left is the empty directory it was mounted on.
 fn unmount(world: &World) -> Result<()> {
@@ -50,6 +57,77 @@ fn an_outage_is_caught_up_without_a_new_snapshot() {
             "a snapshot"
         );
         Ok(())
+    });
+}
+
+#[test]
+fn an_outage_that_outgrows_the_spool_is_folded_and_the_app_never_waits() {
+    scenario("outage-folded", binaries(), |world| {
+        let options = AgentOptions::default().flag("--spool-limit", "16Mi");
+        let agent = world.agent_with(options.flag("--sync-interval", "200ms"))?;
+        let workload = Workload::new(world.seed);
+        let scene = Scene::followed(world, &agent, "app", &workload)?;
+        scene.prove_equal(world, &agent)?;
+        let head = ltx::head(&scene.replica)?;
+        unmount(world)?;
+        let writer = workload.start(world, &scene.db, 0)?;
+        let mut most = 0;
+        let folded = "was folded";
+        poll("it is folded, and again", FOLDING, || {
+            let row = agent.ctl().row(&scene.reference)?;
+            let row = row.context("it is listed")?;
+            most = most.max(row.number("pending_bytes").unwrap_or(0));
+            ensure!(most < 16 << 20, "{most} bytes wait");
+            Ok((agent.log()?.matches(folded).count() >= 3).then_some(()))
+        })?;
+        let said = writer.quit()?;
+        say(&format!(
+            "outage-folded: {said}, at most {} KiB waited",
+            most >> 10
+        ));
+        ensure!(said["busy"] == 0, "the app noticed: {said}");
+        mount(world)?;
+        agent.ctl().wait_following(&scene.reference)?;
+        scene.prove_equal(world, &agent)?;
+        scene.prove_contiguous(0)?;
+        ensure!(
+            ltx::level(&scene.replica, 9)?
+                .iter()
+                .all(|file| file.max <= head),
+            "a snapshot"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn the_last_commit_of_a_pod_outlives_a_full_spool() {
+    scenario("outage-full", binaries(), |world| {
+        let agent = world.agent_with(AgentOptions::default().flag("--spool-limit", "16Mi"))?;
+        let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        scene.prove_equal(world, &agent)?;
+        unmount(world)?;
+        // one file is taken in below the limit, however large it is
+        Sqlite::once(
+            &scene.db,
+            "CREATE TABLE large (x); INSERT INTO large VALUES (randomblob(20000000));",
+        )?;
+        wait("the spool is full", || {
+            let row = agent.ctl().row(&scene.reference)?;
+            let waits = row.and_then(|row| row.number("pending_bytes"));
+            Ok(waits.is_some_and(|waits| waits > 16 << 20))
+        })?;
+        Sqlite::once(&scene.db, "INSERT INTO large VALUES ('the last one');")?;
+        wait("it is told", || {
+            let row = agent.ctl().row(&scene.reference)?;
+            Ok(row.is_some_and(|row| row.words().contains("--spool-limit")))
+        })?;
+        let whole = image::settled(&scene.db)?;
+        scene.pod.delete()?;
+        mount(world)?;
+        let next = Pod::start(world, PodOptions::app("app"))?;
+        next.wait_ready()?;
+        image::same("put back", &whole, &fs::read(next.db("app.db"))?)
     });
 }
 

@@ -170,6 +170,7 @@ impl Pages {
     /// Captures the last commit and lets go of everything. When the directory is gone already, the
     /// state in the file counts if it is known to be whole.
     pub fn drain(mut self, now: Timestamp) -> Result<Option<Entry>, Error> {
+        self.spool.ending();
         self.cut(now)
     }
 

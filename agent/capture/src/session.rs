@@ -302,6 +302,7 @@ impl Session {
             Ok(None) => self.read_unpublished(),
             Err(error) => Err(error),
         };
+        self.spool.ending();
         // What was read before is whole, whatever is wrong with the rest.
         let entry = self.cut(now);
         read?;

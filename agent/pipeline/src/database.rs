@@ -652,6 +652,7 @@ impl Database {
         self.note_full();
         let facts = self.progress.with(|facts| facts.clone());
         let pending_bytes = self.spool.pending_bytes();
+        self.wait_for_less();
         let (state, reason, hint) = self.state(&facts);
         let failing = self.failures > 0;
         self.context.board.update(&self.key, |row| {
@@ -675,6 +676,15 @@ impl Database {
                 (row.state, row.reason, row.hint) = (state, reason, hint);
             }
         });
+    }
+
+    /// What waits in the spool may have been folded: then the newest TXID holds what a larger one
+    /// held before.
+    fn wait_for_less(&mut self) {
+        let newest = self.spool.position().map(|position| position.txid);
+        for (want, _) in &mut self.waiting {
+            *want = newest.map_or(*want, |newest| newest.min(*want));
+        }
     }
 
     fn state(&self, facts: &crate::progress::Facts) -> (State, Option<String>, Option<String>) {

@@ -61,7 +61,14 @@ pub(crate) struct Facts {
 impl Facts {
     /// An L0 file was cut.
     pub(crate) fn record_cut(&mut self, txid: Txid, bytes: u64, now: SystemTime) {
-        let since = self.dirty_since.take().unwrap_or(now);
+        let mut since = self.dirty_since.take().unwrap_or(now);
+        // What waited was folded into this one: TXIDs that come again.
+        while self.cuts.back().is_some_and(|(cut, _)| *cut >= txid) {
+            since = self
+                .cuts
+                .pop_back()
+                .map_or(since, |(_, seen)| seen.min(since));
+        }
         if self.cuts.len() < CUTS_MAX {
             self.cuts.push_back((txid, since));
         }
@@ -144,5 +151,22 @@ mod tests {
         assert_eq!(facts.behind_since(), Some(at(3)));
         assert_eq!(facts.shipped(txid(2)), Some(at(3)));
         assert_eq!(facts.behind_since(), Some(at(5)));
+    }
+
+    #[test]
+    fn lag_counts_from_the_oldest_commit_of_what_was_folded() {
+        let start = SystemTime::UNIX_EPOCH;
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let txid = |id| Txid::new(id).unwrap();
+        let mut facts = Facts::default();
+        for number in 1..=5 {
+            facts.record_cut(txid(number), 10, at(number));
+        }
+        facts.record_cut(txid(3), 10, at(6));
+        assert_eq!(facts.txid, Some(txid(3)));
+        assert_eq!(facts.shipped(txid(2)), Some(at(1)));
+        assert_eq!(facts.behind_since(), Some(at(3)));
+        assert_eq!(facts.shipped(txid(3)), Some(at(3)));
+        assert_eq!(facts.behind_since(), None);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sqlrep_format::{Pos, Txid, TxidRange, ltx};
@@ -13,8 +14,9 @@ use sqlrep_replica::{DbId, Put, Store};
 
 use crate::append::{Base, Writing};
 use crate::budget::{Budget, Counted};
-use crate::checksums::{Edit, Edited};
+use crate::checksums::{Edit, Edited, Known};
 use crate::files::{FileFact, Files};
+use crate::fold::Fold;
 use crate::ledger::{Batch, Ledger, Slot};
 use crate::recover::{self, Site, State};
 use crate::spool::Shared;
@@ -49,6 +51,51 @@ pub(crate) struct Inner {
     pub(crate) files: Files,
     pub(crate) writer: Mutex<()>,
     pub(crate) state: Mutex<State>,
+    /// What is appended now is the last: it is taken in over the limit, and soon.
+    ending: AtomicBool,
+}
+
+/// What an append begins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) base: Base,
+    pub(crate) known: Option<Known>,
+    pub(crate) generation: u32,
+    pub(crate) epoch: u64,
+}
+
+/// The state that a file leads to, as far as it differs, and what the ledger is told.
+pub(crate) fn stepped(
+    draft: &Draft,
+    fact: &FileFact,
+    edited: Edited,
+    (before, epoch): (u32, u64),
+) -> (State, Batch) {
+    let position = Position {
+        txid: fact.txid,
+        timestamp: draft.timestamp,
+        commit: draft.commit,
+        page_size: draft.page_size,
+        wal: draft.place,
+        checksum: edited.known.map(|known| known.checksum),
+    };
+    let step = State {
+        position: Some(position),
+        digest: Some(fact.digest),
+        generation: edited.known.map_or(before, |_| edited.generation),
+        epoch,
+        ..State::default()
+    };
+    (step, edited.batch)
+}
+
+/// Where a step leads, if page checksums are known.
+pub(crate) fn pos(step: &State) -> Option<Pos> {
+    let position = step.position?;
+    Some(Pos {
+        txid: position.txid,
+        checksum: position.checksum?,
+    })
 }
 
 /// A panic while a lock was held leaves the state as it was: it is assigned at the very end.
@@ -81,8 +128,16 @@ impl State {
         Some(above)
     }
 
+    /// Moves to where a step led.
+    pub(crate) fn take_step(&mut self, step: &Self) {
+        self.position = step.position;
+        self.digest = step.digest;
+        self.generation = step.generation;
+        self.must_be_full = false;
+    }
+
     /// Counts a file into what waits.
-    fn push(&mut self, fact: FileFact) {
+    pub(crate) fn push(&mut self, fact: FileFact) {
         self.files.push_back(fact);
         self.pending_bytes = self.pending_bytes.saturating_add(fact.bytes);
     }
@@ -115,6 +170,7 @@ impl Inner {
             files,
             writer,
             state,
+            ending: AtomicBool::new(false),
         })
     }
 
@@ -145,7 +201,30 @@ impl Inner {
         lock(&self.state).pending_bytes
     }
 
-    fn entry(&self, fact: &FileFact) -> Entry {
+    /// What a draft begins with, and what is to be folded into it.
+    fn begin(&self, draft: &Draft) -> Result<(Start, Option<Fold>), Error> {
+        let state = lock(&self.state);
+        let start = Start {
+            base: Base::check(&self.label(), &state, draft)?,
+            known: state.known(),
+            generation: state.generation,
+            epoch: state.epoch,
+        };
+        Ok((start, Fold::due(&state, self.budget())))
+    }
+
+    /// The ledger's side of a draft, begun.
+    pub(crate) fn edit(&self, draft: &Draft, start: &Start) -> Edit<'_> {
+        let size = (draft.commit, draft.page_size);
+        Edit::begin(
+            (self.ledger(), self.slot),
+            start.known,
+            start.generation,
+            size,
+        )
+    }
+
+    pub(crate) fn entry(&self, fact: &FileFact) -> Entry {
         Entry {
             txid: fact.txid,
             timestamp: fact.timestamp,
@@ -255,20 +334,24 @@ impl DatabaseSpool {
     pub fn append(&self, draft: &Draft, pages: &mut dyn PageSource) -> Result<Appended, Error> {
         let inner = &*self.inner;
         let _writer = lock(&inner.writer);
-        let (base, known, generation, epoch) = {
-            let state = lock(&inner.state);
-            let base = Base::check(&inner.label(), &state, draft)?;
-            (base, state.known(), state.generation, state.epoch)
-        };
-        inner.budget().admit()?;
+        let ending = inner.ending.load(Ordering::Relaxed);
+        let (start, fold) = inner.begin(draft)?;
+        if let Some(fold) = fold
+            && !ending
+            && let Some(appended) = self.append_folded(&fold, draft, &start, pages)
+        {
+            return appended;
+        }
+        if !ending {
+            inner.budget().admit()?;
+        }
         inner.clear_orphan(draft.txid)?;
 
-        let size = (draft.commit, draft.page_size);
-        let edit = Edit::begin((inner.ledger(), inner.slot), known, generation, size);
+        let edit = inner.edit(draft, &start);
         let label = inner.label();
         let count = Counted::new(inner.budget());
         let path = inner.files.path(draft.txid);
-        let mut writing = Writing::new((&label, &path), (draft, base), pages, edit, count);
+        let mut writing = Writing::new((&label, &path), (draft, start.base), pages, edit, count);
         let range = TxidRange::single(draft.txid);
         let put = inner
             .files
@@ -304,7 +387,7 @@ impl DatabaseSpool {
             digest: written.trailer.file,
             content: Some(content.value()),
         };
-        let pos = self.appended(draft, fact, edit.finish(), epoch);
+        let pos = self.appended(draft, fact, edit.finish(), start.epoch);
         if let Err(err) = inner.flush_when_due(fact.bytes) {
             tracing::warn!(db = %inner.id, %err, "shipped files stay in the spool for now");
         }
@@ -318,42 +401,20 @@ impl DatabaseSpool {
     /// The file is there: ledger and state follow.
     fn appended(&self, draft: &Draft, fact: FileFact, edited: Edited, epoch: u64) -> Option<Pos> {
         let inner = &*self.inner;
-        let position = Position {
-            txid: draft.txid,
-            timestamp: draft.timestamp,
-            commit: draft.commit,
-            page_size: draft.page_size,
-            wal: draft.place,
-            checksum: edited.known.map(|known| known.checksum),
-        };
         let before = lock(&inner.state).generation;
-        let mut step = State {
-            position: Some(position),
-            digest: Some(fact.digest),
-            generation: edited.known.map_or(before, |_| edited.generation),
-            epoch,
-            ..State::default()
-        };
-        if let Err(error) = recover::commit(inner.site(), &step, edited.batch) {
+        let (mut step, batch) = stepped(draft, &fact, edited, (before, epoch));
+        if let Err(error) = recover::commit(inner.site(), &step, batch) {
             recover::forget_checksums(&mut step, &error);
         }
-        let position = {
+        {
             let mut state = lock(&inner.state);
-            state.position = step.position;
-            state.digest = step.digest;
-            state.generation = step.generation;
-            state.must_be_full = false;
+            state.take_step(&step);
             state.push(fact);
-            step.position
-        };
+        }
         if step.generation != before {
             inner.purge(Some(step.generation));
         }
-        let checksum = position.and_then(|position| position.checksum);
-        checksum.map(|checksum| Pos {
-            txid: draft.txid,
-            checksum,
-        })
+        pos(&step)
     }
 
     /// Moves the place in the WAL, when a resync found that no page differs.
@@ -414,6 +475,18 @@ impl DatabaseSpool {
     pub fn first_pending(&self) -> Option<Entry> {
         let fact = lock(&self.inner.state).pending().next().copied();
         fact.map(|fact| self.inner.entry(&fact))
+    }
+
+    /// Everything up to here was told to somebody by its TXID, and keeps it.
+    pub fn promise(&self, txid: Txid) {
+        let mut state = lock(&self.inner.state);
+        state.promised = state.promised.max(Some(txid));
+    }
+
+    /// The pod goes, or the agent: what is appended now is the last of it, has no other copy soon,
+    /// and is taken in whatever the limit says. It is at most what one file holds.
+    pub fn ending(&self) {
+        self.inner.ending.store(true, Ordering::Relaxed);
     }
 
     /// Keeps shipped files above this TXID, within bounds: whoever compacts them need not read them

@@ -34,6 +34,12 @@ pub enum Error {
         /// The limit over all databases.
         limit: u64,
     },
+    /// What waits was being folded, and the shipper came to it meanwhile. Draft again.
+    #[error("{database}: what was to be folded is being shipped")]
+    Overtaken {
+        /// The database.
+        database: String,
+    },
     /// A draft does not follow the position.
     #[error("{database}: the next L0 file is {expected}, not {found}; read the position again")]
     OutOfOrder {
@@ -252,7 +258,7 @@ impl Error {
     /// The same call may succeed later without anything being repaired.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Locked { .. } => true,
+            Self::Locked { .. } | Self::Overtaken { .. } => true,
             Self::Store { source, .. } => source.is_transient() || source.is_full(),
             Self::Io { .. } => !self.is_corrupt(),
             _ => self.is_full(),

@@ -8,6 +8,7 @@ mod database;
 mod draft;
 mod error;
 mod files;
+mod fold;
 mod ledger;
 mod lineage;
 mod lock;

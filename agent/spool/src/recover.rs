@@ -62,6 +62,10 @@ pub(crate) struct State {
     pub(crate) keep_above: Option<Txid>,
     /// The bytes of the files that wait.
     pub(crate) pending_bytes: u64,
+    /// TXIDs up to here are known outside: they are not folded away.
+    pub(crate) promised: Option<Txid>,
+    /// A file that waits is damaged: nothing is folded until the shipper has met it.
+    pub(crate) unfoldable: bool,
 }
 
 impl State {
@@ -180,6 +184,7 @@ pub(crate) fn clear(files: &Files, seed: &mut SeedFile) -> Result<(), Error> {
 /// stays, with its header.
 fn chain(files: &Files, state: &mut State) -> Result<Option<(FileFact, ltx::Header)>, Error> {
     let (mut good, damaged) = look(files)?;
+    drop_folded(files, &mut good)?;
     // Up to the floor everything is shipped: what is damaged or missing there is of no use anyway.
     let floor = state.acked;
     let first_damaged = damaged.into_iter().filter(|txid| Some(*txid) > floor).min();
@@ -199,6 +204,29 @@ fn chain(files: &Files, state: &mut State) -> Result<Option<(FileFact, ltx::Head
         Some(newest) => files.facts(&Files::listed(newest)).map(Some),
         None => Ok(None),
     }
+}
+
+/// Removes what a fold that was cut short left: a file that is not later than the one before it is
+/// in that one already, and every other chain moves on in time.
+fn drop_folded(files: &Files, good: &mut Vec<(FileFact, ReplicaFile)>) -> Result<(), Error> {
+    let mut latest = None;
+    let mut folded = Vec::new();
+    good.retain(|(fact, file)| {
+        let stays = latest.is_none_or(|latest| fact.timestamp > latest);
+        if stays {
+            latest = Some(fact.timestamp);
+        } else {
+            folded.push(file.clone());
+        }
+        stays
+    });
+    for file in folded.iter().rev() {
+        files.remove(file.range.max())?;
+    }
+    if !folded.is_empty() {
+        files.settle_removals()?;
+    }
+    Ok(())
 }
 
 /// Files that are whole, as far as was looked, and the TXIDs of those that are not.

@@ -423,7 +423,11 @@ impl Thread<'_> {
         }
         let all = session.step()?.frames == 0;
         let position = self.job.spool.position().filter(|_| all);
-        Ok(position.map(|position| position.txid))
+        let sealed = position.map(|position| position.txid);
+        if let Some(txid) = sealed {
+            self.job.spool.promise(txid);
+        }
+        Ok(sealed)
     }
 
     fn drain(&mut self, session: Follower) -> Result<Option<Txid>, StageError> {

@@ -113,6 +113,14 @@ impl<'fs> Temp<'fs> {
         Ok(true)
     }
 
+    /// Gives it a name that another file has, which is gone then. Durable when the directory is.
+    pub fn rename_over(mut self, to: &OsStr) -> Result<(), Failure> {
+        let renamed = self.fs.get().rename(&self.dir, &self.name, to);
+        renamed.map_err(Failure::at("rename to", self.dir.path().join(to)))?;
+        self.disarm();
+        Ok(())
+    }
+
     /// The name is no longer a temp file's: dropping must not unlink it.
     pub(super) fn disarm(&mut self) {
         self.armed = false;
