@@ -13,6 +13,7 @@ mod habits;
 mod handover;
 mod harness;
 mod history;
+mod hostile;
 mod killed;
 mod kube;
 mod large;

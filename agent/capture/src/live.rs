@@ -8,6 +8,7 @@
 //! themselves ([`crate::hold`]), which nothing but their own closing drops.
 
 mod beneath;
+mod extent;
 mod journal;
 mod journaled;
 mod link;
@@ -23,8 +24,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, OFlags, Stat};
-use sqlrep_format::PageSize;
 use sqlrep_format::wal::INDEX_HEADER_BYTES;
+use sqlrep_format::{PageCount, PageSize};
 
 use crate::Error;
 use crate::confine::Owner;
@@ -319,6 +320,12 @@ impl Live {
             .metadata()
             .map_err(Error::io("stat", self.path()))?
             .len())
+    }
+
+    /// Refuses a size that nothing on the disk stands for.
+    pub(crate) fn check_extent(&self, commit: PageCount) -> Result<(), Error> {
+        let claimed = commit.file_bytes(self.page_size);
+        extent::check(claimed, &[&self.db, self.wal()], &self.path())
     }
 
     /// The size of the `-wal` file; SQLite keeps it at its largest.

@@ -42,6 +42,7 @@ impl State {
                 path: live.path(),
                 reason: "it has no pages, or more than a database can have".to_owned(),
             })?;
+            live.check_extent(commit)?;
             return Ok(Self {
                 cursor: None,
                 commit,
@@ -66,6 +67,7 @@ impl State {
             path: live.path(),
             reason: "no frame ends a transaction".to_owned(),
         })?;
+        live.check_extent(commit)?;
         Ok(Self {
             cursor: Some(scan.cursor),
             commit,

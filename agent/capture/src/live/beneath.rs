@@ -61,7 +61,8 @@ impl LiveFile {
 }
 
 pub(super) fn open_volume(file: &LiveFile) -> Result<OwnedFd, Error> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // The volume itself, and not what a link in its place leads to.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(&file.volume, flags, Mode::empty())
         .map_err(Error::io("open the volume", &file.volume))
 }

@@ -199,6 +199,11 @@ impl Journaled {
         Ok(())
     }
 
+    /// Refuses a size that nothing on the disk stands for.
+    pub(crate) fn check_extent(&self, commit: PageCount) -> Result<(), Error> {
+        super::extent::check(commit.file_bytes(self.page_size), &[&self.db], &self.path())
+    }
+
     /// The size of the file in pages.
     pub(crate) fn file_pages(&self) -> Result<Option<PageCount>, Error> {
         let facts = self.db.metadata();

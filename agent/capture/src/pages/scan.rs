@@ -229,6 +229,7 @@ impl<'a> Scan<'a> {
             reason: reason.to_owned(),
         };
         let commit = commit.ok_or_else(|| damaged("it has no pages"))?;
+        live.check_extent(commit)?;
         if hot.is_none() && held.is_none_or(|held| held < commit) {
             return Err(damaged(
                 "it is damaged: its header counts more pages than the file holds; \

@@ -13,6 +13,7 @@ mod attach;
 mod beside;
 mod continuity;
 mod guards;
+mod hostile;
 mod load;
 
 const PAGE: u64 = 4096;

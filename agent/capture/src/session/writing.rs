@@ -94,6 +94,9 @@ impl Session {
     /// Pages by which the database grew and that no frame holds (SQLite does not write free pages):
     /// what a reader of the database would see.
     pub(super) fn fill_growth(&mut self, before: PageCount, after: PageCount) -> Result<(), Error> {
+        if after > before {
+            self.live.check_extent(after)?;
+        }
         let lock_page = self.live.page_size().lock_page();
         let missing: Vec<Pgno> = position::growth(before, after)
             .filter(|pgno| *pgno != lock_page && !self.pending.contains(*pgno))

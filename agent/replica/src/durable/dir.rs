@@ -34,6 +34,12 @@ impl Dir {
         Self::from_fd(rustix::fs::open(path, flags, Mode::empty())?, path)
     }
 
+    /// Opens a directory by its path, whose last part must not be a link.
+    pub fn open_itself(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Self::from_fd(rustix::fs::open(path, flags, Mode::empty())?, path)
+    }
+
     /// Takes a directory that is open already; `path` is for messages.
     pub fn from_fd(fd: OwnedFd, path: impl Into<PathBuf>) -> io::Result<Self> {
         let file = File::from(fd);

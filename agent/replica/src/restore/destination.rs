@@ -78,7 +78,10 @@ impl Destination {
             return Err(outside());
         };
         let fs = OsFs;
-        let mut dir = Dir::open(volume).map_err(RestoreError::io("open", volume))?;
+        let mut dir = match Dir::open_itself(volume) {
+            Err(error) if is_no_directory(&error) => return Err(outside()),
+            opened => opened.map_err(RestoreError::io("open", volume))?,
+        };
         let mut created = Vec::new();
         for part in parts {
             dir = match dir.open_subdir(part) {

@@ -422,6 +422,9 @@ fn a_volume_cannot_lead_a_restore_elsewhere() {
         let error = Destination::in_volume(volume.path(), Path::new(bad)).unwrap_err();
         assert!(error.is_refused(), "{bad}: {error:?}");
     }
+    // a link in the place of the volume itself
+    let error = Destination::in_volume(&volume.path().join("link"), Path::new("db")).unwrap_err();
+    assert!(error.is_refused(), "{error:?}");
     assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
     let opened = File::open(volume.path()).unwrap();
     for bad in ["../db", "a/b", "..", ""] {

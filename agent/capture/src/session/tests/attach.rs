@@ -115,6 +115,9 @@ fn links_lead_nowhere() {
         let error = probe(&file).unwrap_err();
         assert!(matches!(error, Error::Refused { .. }), "{path}: {error}");
     }
+    // a link in the place of the volume itself
+    let file = LiveFile::new(bench.dir.path().join("volume/link"), "data.db").unwrap();
+    assert!(probe(&file).is_err());
     for path in ["../outside.db", "/etc/passwd", "", "a/../b", "."] {
         assert!(LiveFile::new(bench.dir.path(), path).is_err(), "{path:?}");
     }
