@@ -122,6 +122,8 @@ pub(crate) struct Database {
     asks: mpsc::Receiver<Ask>,
     waiting: Vec<(Txid, oneshot::Sender<Result<Txid, CommandError>>)>,
     work: Option<Work>,
+    /// When the work in flight was begun, or that which failed.
+    work_begun: Option<Instant>,
     retry_at: Option<Instant>,
     failures: u32,
     failing_since: Option<Instant>,
@@ -156,6 +158,7 @@ impl Database {
             asks,
             waiting: Vec::new(),
             work: None,
+            work_begun: None,
             retry_at: None,
             failures: 0,
             failing_since: None,
@@ -233,6 +236,7 @@ impl Database {
             }
             Place::Settled(_) => None,
         };
+        self.work_begun = self.work.as_ref().map(|_| Instant::now());
     }
 
     fn must_ship(&self) -> bool {
@@ -460,7 +464,9 @@ impl Database {
 
     fn failed(&mut self, error: &StageError) {
         let now = Instant::now();
-        let since = *self.failing_since.get_or_insert(now);
+        // One that had no answer within its deadline failed from its beginning on.
+        let begun = self.work_begun.take().unwrap_or(now);
+        let since = *self.failing_since.get_or_insert(begun);
         self.failures = self.failures.saturating_add(1);
         let pause = limits::RETRY_MIN * 2_u32.saturating_pow(self.failures.min(10) - 1);
         self.retry_at = Some(now + pause.min(limits::RETRY_MAX));

@@ -13,6 +13,7 @@ Only the standard library is used.
 """
 
 import argparse
+import array
 import json
 import os
 import random
@@ -25,6 +26,8 @@ import time
 # Enough to grow, shrink and re-use pages while a check by replay stays cheap.
 ROWS_MAX = 400
 TABLES = ("note", "blob")
+# An hour at a hundred transactions a second.
+TIMES_MAX = 360_000
 WORDS = "the quick brown fox jumps over a lazy dog while nobody looks".split()
 
 
@@ -142,6 +145,12 @@ def commands(timeout):
     return data.decode().split() if data else None
 
 
+def quantiles(times):
+    """Of the transactions since the last word of it, in seconds: the median, and 99 in 100."""
+    times = sorted(times) or [0.0]
+    return {f"p{q}": round(times[min(len(times) * q // 100, len(times) - 1)], 5) for q in (50, 99)}
+
+
 def write(args):
     db = connect(args.db, args.timeout)
     if args.journal != "WAL":
@@ -156,6 +165,7 @@ def write(args):
     busy = 0
     stall = 0.0
     last = 0.0
+    times = array.array("d")
     say(event="started", commits=commits)
     deadline = time.monotonic() + args.seconds
     done = 0
@@ -168,7 +178,10 @@ def write(args):
             for word in words:
                 paused = word == "pause" or (paused and word != "resume")
                 if word == "pause":
-                    say(event="paused", commits=commits, busy=busy, stall=round(stall, 4))
+                    facts = {"commits": commits, "busy": busy, "stall": round(stall, 4)}
+                    say(event="paused", **facts, **quantiles(times))
+                    del times[:]
+                    stall = 0.0
                 elif word == "resume":
                     say(event="resumed")
         if paused:
@@ -184,7 +197,10 @@ def write(args):
             busy += 1
             done += 1
             continue
-        stall = max(stall, time.monotonic() - begun)
+        took = time.monotonic() - begun
+        stall = max(stall, took)
+        if len(times) < TIMES_MAX:
+            times.append(took)
         attempt += 1
         if committed:
             commits += 1
@@ -194,7 +210,8 @@ def write(args):
         done += 1
     if args.close == "yes":
         db.close()
-    say(event="stopped", commits=commits, attempt=attempt, busy=busy, stall=round(stall, 4), last=last)
+    facts = {"commits": commits, "attempt": attempt, "busy": busy, "stall": round(stall, 4)}
+    say(event="stopped", **facts, last=last, **quantiles(times))
     # else: leave as a killed app does, without the checkpoint of a last close
     sys.stdout.flush()
     os._exit(0)
