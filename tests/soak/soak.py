@@ -78,7 +78,11 @@ class Share:
         with open(self.image, "wb") as image:
             image.truncate(SHARE_MEGABYTES << 20)
         self.run("mkfs.ext4", "-q", "-F", "-m", "0", self.image)
-        return self.run("mount", "-o", "loop", self.image, self.path)
+        # One device for all mounts: what is mounted twice is one file system then.
+        command = ["losetup", "--find", "--show", self.image]
+        found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        self.device = found.stdout.strip()
+        return found.returncode == 0 and self.run("mount", self.device, self.path)
 
     @staticmethod
     def run(*command):
@@ -114,8 +118,7 @@ class Share:
         elif fault == "frozen":
             self.run("fsfreeze", "-u", self.path)
         elif fault == "away" and self.mounted:
-            # The same file system may still be open where it was: then this is that one again.
-            wait("the share is back", lambda: self.run("mount", "-o", "loop", self.image, self.path))
+            wait("the share is back", lambda: self.run("mount", self.device, self.path))
         elif fault == "away":
             self.path.rmdir()
             pathlib.Path(f"{self.path}-away").rename(self.path)
@@ -125,6 +128,7 @@ class Share:
             self.end()
         if self.mounted:
             self.run("umount", "-l", self.path)
+            self.run("losetup", "--detach", self.device)
 
 
 class Life:
@@ -395,11 +399,12 @@ def main():
             for life in soak.lives:
                 if life.helper:
                     life.helper.kill()
-            soak.share.close() if good or soak.share.fault else None
+            if soak.share.fault == "frozen":
+                soak.share.end()  # or a process that hangs in it would never end
             soak.world.end()
-            soak.share.run("umount", "-l", soak.share.path) if soak.share.mounted and not good else None
+            soak.share.close()
     if good:
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
         say(f"kept: {path}")
     sys.exit(0 if good else 1)
