@@ -15,16 +15,20 @@ use sqlrep_tests::{
 };
 
 use crate::binaries;
-use crate::large::peak;
-use crate::scene::Scene;
+use crate::large::{peak, restore_measured};
+use crate::scene::{Scene, fresh};
 
 /// Files that the enemy makes, and directories in one another.
 const FLOOD: usize = 100_000;
 const DEEP: usize = 1_000;
 /// What looks like a database and is none, with dice for bytes.
 const CRAFTED: usize = 200;
+/// Files of a replica that were changed; each is a run of the client.
+const TAMPERED: usize = 60;
 /// What the agent may take at its largest: 1,000 databases of one volume are followed.
 const MEMORY_KIB_MAX: u64 = 192 << 10;
+/// What the client may take for a small database, whatever a file of its replica claims.
+const CLIENT_KIB_MAX: u64 = 64 << 10;
 /// A thread and some descriptors for each of those.
 const DESCRIPTORS_MAX: usize = 12_000;
 /// Of one core, once everything was looked at.
@@ -354,6 +358,66 @@ fn a_volume_that_is_exchanged_for_a_link_while_it_is_restored_to_gets_nothing() 
         pod::rename(&world.path("moved"), &data)?;
         next.wait_ready()?;
         ensure!(next.db("app.db").is_file(), "nothing was put back");
+        Ok(())
+    });
+}
+
+/// A file of the replica with some bytes as the dice have it: the header, the index or the end, for
+/// what lies in between is under checksums that everybody reads last.
+fn tampered(bytes: &[u8], dice: &mut fastrand::Rng) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let length = bytes.len();
+    for _ in 0..dice.usize(1..6) {
+        let at = match dice.u8(..3) {
+            0 => dice.usize(..100),
+            1 => dice.usize(length.saturating_sub(64)..length),
+            _ => dice.usize(..length),
+        };
+        bytes[at] = if dice.bool() { 0xff } else { dice.u8(..) };
+    }
+    if dice.u8(..4) == 0 {
+        bytes.truncate(dice.usize(..length));
+    }
+    bytes
+}
+
+#[test]
+fn a_crafted_file_in_a_replica_is_refused_in_little_memory() {
+    scenario("crafted-ltx", binaries(), |world| {
+        let agent = world.agent()?;
+        let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        scene.prove_equal(world, &agent)?;
+        agent.kill()?;
+        let file = sqlrep_tests::ltx::level(&scene.replica, 0)?;
+        let path = file.last().context("there are files")?.path.clone();
+        for level in 1..=9 {
+            fs::remove_dir_all(scene.replica.join("ltx").join(level.to_string())).ok();
+        }
+        let sound = fs::read(&path)?;
+        let mut dice = world.dice(3);
+        let (mut refused, mut most) = (0, 0);
+        for _ in 0..TAMPERED {
+            let crafted = tampered(&sound, &mut dice);
+            if crafted == sound {
+                continue;
+            }
+            fs::write(&path, crafted)?;
+            let out = fresh(world, "crafted");
+            let (code, kib) = restore_measured(world, &scene.replica, &out)?;
+            ensure!(code == 1, "exit code {code}");
+            ensure!(!out.exists(), "something was restored");
+            (refused, most) = (refused + 1, kib.max(most));
+        }
+        say(&format!(
+            "crafted-ltx: {refused} refused, at most {most} KiB of memory"
+        ));
+        ensure!(
+            refused > TAMPERED / 2 && most < CLIENT_KIB_MAX,
+            "{refused}, {most} KiB"
+        );
+        fs::write(&path, sound)?;
+        let (code, _) = restore_measured(world, &scene.replica, &fresh(world, "sound"))?;
+        ensure!(code == 0, "the sound one is refused too");
         Ok(())
     });
 }

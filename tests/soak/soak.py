@@ -285,7 +285,12 @@ class Soak:
         row = self.agent(life).row(life.pod)
         if row.get("state", "").lower() not in ("following", "stalled") or not row.get("txid"):
             return False
-        life.stop(kindly=self.dice.random() < 0.5)
+        kindly = self.dice.random() < 0.5
+        life.stop(kindly)
+        if not kindly and "journal" in life.app.habits and life.app.habits["journal"] != "WAL":
+            # As long as a kubelet takes to notice: what a killed writer left half written is whole
+            # only together with its journal, and that is a file which goes with the directory.
+            time.sleep(2)
         left = life.pod
         left.delete()
         wait(f"{life.name} is read to its end", lambda: life.drained(left), PATIENCE)
