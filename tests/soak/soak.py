@@ -285,11 +285,10 @@ class Soak:
         row = self.agent(life).row(life.pod)
         if row.get("state", "").lower() not in ("following", "stalled") or not row.get("txid"):
             return False
-        kindly = self.dice.random() < 0.5
-        life.stop(kindly)
-        if not kindly and "journal" in life.app.habits and life.app.habits["journal"] != "WAL":
-            # As long as a kubelet takes to notice: what a killed writer left half written is whole
-            # only together with its journal, and that is a file which goes with the directory.
+        life.stop(kindly=self.dice.random() < 0.5)
+        if life.app.habits["journal"] != "WAL":
+            # A kubelet takes that long. Without a WAL the last commit is known to be whole by its
+            # journal only, which is a file of its own and goes with the directory.
             time.sleep(2)
         left = life.pod
         left.delete()
