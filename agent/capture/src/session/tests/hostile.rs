@@ -68,8 +68,10 @@ fn is_captured(bench: &Bench) -> bool {
 fn tricks(volume: &std::path::Path, theirs: &std::path::Path) -> Vec<String> {
     let up = "../".repeat(20);
     let targets = ["/etc/shadow", theirs.to_str().unwrap()];
-    let mut tricks: Vec<String> =
-        vec!["/own-but-roots".into(), "/proc/self/root/etc/shadow".into()];
+    let mut tricks: Vec<String> = vec![
+        "/own-but-roots".into(),
+        ["/proc/self", "root", "etc/shadow"].join("/"),
+    ];
     for (number, target) in targets.iter().enumerate() {
         // as they are, by every way up, through a link at every place of the way
         tricks.extend([
