@@ -407,6 +407,7 @@ impl Thread<'_> {
         let position = self.job.spool.position();
         let txid = position.map(|position| position.txid);
         if let Some(txid) = txid.filter(|txid| before.is_none_or(|before| *txid > before.txid)) {
+            self.job.spool.promise(txid);
             self.job.progress.update(|facts| {
                 facts.dirty_since.get_or_insert(begun);
                 facts.record_cut(txid, 0, begun);
