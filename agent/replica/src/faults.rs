@@ -441,7 +441,7 @@ fn after_any_error_of_any_step_nothing_is_lost_and_the_next_attempt_succeeds() {
                     );
                     fs.fail_step(number, errno, done);
                     let outcome = (operation.run)(dir.path(), Arc::clone(&fs) as Arc<dyn Fs>);
-                    assert!(fs.fired(), "{context}");
+                    assert!(fs.fired(), "{context}: {outcome:?}");
                     (operation.holds)(dir.path(), &context);
                     match outcome {
                         Ok(()) => (operation.done)(dir.path(), &context),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sqlrep_format::{Pos, Txid, TxidRange, ltx};
-use sqlrep_replica::{DbId, Put, Store};
+use sqlrep_replica::{DbId, Put, Store, StoreError};
 
 use crate::append::{Base, Writing};
 use crate::budget::{Budget, Counted};
@@ -258,6 +258,25 @@ impl Inner {
             .try_for_each(|file| self.files.remove(file.txid))
     }
 
+    /// The disk is full: what was shipped goes at once, but for the newest, whether the ledger that has
+    /// seen it is on the disk or not (it may find no room either). A crash then costs the page
+    /// checksums, and no data.
+    fn shed(&self) {
+        let gone: Vec<FileFact> = {
+            let mut state = lock(&self.state);
+            let (acked, newest) = (state.acked, state.files.back().map(|file| file.txid));
+            let shipped = |file: &FileFact| Some(file.txid) <= acked && Some(file.txid) < newest;
+            let gone = state.files.partition_point(shipped);
+            state.files.drain(..gone).collect()
+        };
+        let removed = gone
+            .iter()
+            .try_for_each(|file| self.files.remove(file.txid));
+        if let Err(err) = removed {
+            tracing::debug!(db = %self.id, %err, "shipped files stay in the spool for now");
+        }
+    }
+
     /// Flushes the ledger once enough relies on it.
     fn flush_when_due(&self, bytes: u64) -> Result<(), Error> {
         if self.shared.unflushed.add(bytes) {
@@ -369,6 +388,9 @@ impl DatabaseSpool {
         } = writing;
         if let Some(error) = failure {
             return Err(error);
+        }
+        if put.as_ref().is_err_and(StoreError::is_full) {
+            inner.shed(); // there is room the next time
         }
         let put = put.map_err(Error::store("writing a file to the spool"))?;
         let (Put::Published, Some(written)) = (put, written) else {

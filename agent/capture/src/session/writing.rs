@@ -145,11 +145,16 @@ impl Session {
         Pending::new(self.live.page_size(), *arena_bytes, scratch_dir)
     }
 
-    /// Puts the pages of a batch that was not written beneath what was read since.
+    /// Puts the pages of a batch that was not written beneath what was read since. Where there is no
+    /// room for them the session is over: the cursor is beyond them, and they would be missing from
+    /// every file. The next one begins where the spool ends.
     pub(super) fn take_back(&mut self, batch: &Pending) -> Result<(), Error> {
-        self.pending
-            .put_beneath(batch)
-            .map_err(Error::io("keep the pending pages of", self.live.path()))
+        let taken = self.pending.put_beneath(batch);
+        if taken.is_err() {
+            self.started = false;
+            self.pending.clear();
+        }
+        taken.map_err(Error::io("keep the pending pages of", self.live.path()))
     }
 
     pub(super) fn newest_entry(&self) -> Option<Entry> {

@@ -310,6 +310,42 @@ fn pages_stay_pending_when_the_spool_is_full() {
 }
 
 #[test]
+fn pages_for_which_there_is_no_room_are_read_again_and_not_left_out() {
+    let mut bench = Bench::with_limit(40_000);
+    let mut app = App::plain(&bench.path());
+    let scratch = tempfile::tempdir().unwrap();
+    let mut session = bench.session();
+    let mut image = Vec::new();
+    bench.capture(&mut session);
+    app.insert(100);
+    bench.capture(&mut session); // beyond the limit: nothing more is taken
+    session.options.scratch_dir = scratch.path().to_path_buf();
+    session.pending = session.empty_set();
+    app.insert(400); // more than fits into memory
+    session.step().unwrap();
+    // Neither the spool nor the scratch directory takes anything now.
+    scratch.close().unwrap();
+    session.cut(bench.now()).unwrap_err();
+    assert!(matches!(session.look(), Err(Error::NotStarted { .. })));
+    app.insert(3);
+    for entry in bench.spool.pending() {
+        apply(&entry.path, &mut image);
+        bench.spool.ack(entry.txid).unwrap();
+    }
+    let refused = session.cut(bench.now()).unwrap_err();
+    assert!(refused.needs_reopen(), "{refused}");
+    drop(session);
+    let mut session = bench.session();
+    bench.capture(&mut session);
+    for entry in bench.spool.pending() {
+        apply(&entry.path, &mut image);
+    }
+    drop(session);
+    app.checkpoint("TRUNCATE");
+    assert!(image == fs::read(bench.path()).unwrap());
+}
+
+#[test]
 fn a_half_written_index_is_waited_for_and_then_repaired() {
     let mut bench = Bench::new();
     let mut app = App::plain(&bench.path());
