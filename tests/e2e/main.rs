@@ -30,6 +30,7 @@ mod scene;
 mod spine;
 mod steps;
 mod takeover;
+mod target;
 mod users;
 mod vanish;
 mod verbs;

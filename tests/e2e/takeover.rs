@@ -90,7 +90,7 @@ fn there_and_back(world: &World, which: usize) -> Result<()> {
 }
 
 /// An app writes `db` while the peer replicates it; returns the commits that are on the replica.
-fn peer_writes(
+pub(crate) fn peer_writes(
     world: &World,
     peer: &Peer,
     workload: &Workload,

@@ -35,6 +35,9 @@ pub struct PodOptions {
     pub owner: Option<Value>,
     /// The node that it runs on.
     pub node: String,
+    /// What its volume `replica` is, which holds its replicas (`sqlrep.io/target-volume`); mounting
+    /// it is up to the test.
+    pub target: Option<Value>,
     /// Whether its emptyDirs are of medium `Memory`; mounting a tmpfs there is up to the test.
     pub memory: bool,
 }
@@ -52,6 +55,7 @@ impl PodOptions {
             pods: None,
             owner: None,
             node: "n1".into(),
+            target: None,
             memory: false,
         }
     }
@@ -61,6 +65,13 @@ impl PodOptions {
     pub fn annotate(mut self, key: &str, value: &str) -> Self {
         self.annotations.push((key.into(), value.into()));
         self
+    }
+
+    /// With its replicas in a volume of its own, of this source.
+    #[must_use]
+    pub fn target(mut self, source: Value) -> Self {
+        self.target = Some(source);
+        self.annotate("target-volume", "replica")
     }
 
     /// With files in its volume before the agent hears of it: no gate.
@@ -151,6 +162,11 @@ impl Pod {
         self.dir.join("volumes/kubernetes.io~empty-dir").join(name)
     }
 
+    /// A directory below its volumes, as `kubernetes.io~nfs/replica`.
+    pub fn below(&self, plugin: &str) -> PathBuf {
+        self.dir.join("volumes").join(plugin)
+    }
+
     /// A file in the volume `data`.
     pub fn db(&self, name: &str) -> PathBuf {
         self.volume("data").join(name)
@@ -185,9 +201,15 @@ impl Pod {
         found.with_context(|| format!("last status: {last:?}"))
     }
 
+    /// The emptyDirs go, and the pod's other volumes stay: the kubelet takes down each by itself.
+    pub fn remove_empty_dirs(&self) -> Result<()> {
+        fs::remove_dir_all(self.dir.join("plugins"))?;
+        remove(&self.below("kubernetes.io~empty-dir"))
+    }
+
     /// The data goes at once, as the kubelet does it: ready marks, files, directories.
     pub fn remove_data(&self) -> Result<()> {
-        fs::remove_dir_all(self.dir.join("plugins"))?;
+        remove(&self.dir.join("plugins"))?;
         remove(&self.dir.join("volumes"))?;
         remove(&self.dir)
     }
@@ -258,6 +280,11 @@ fn manifest(uid: &str, options: &PodOptions) -> Value {
         .iter()
         .map(|name| json!({"name": name, "emptyDir": medium}))
         .chain(gate.map(|name| json!({"name": name, "emptyDir": {}})))
+        .chain(options.target.as_ref().map(|source| {
+            let mut volume = source.clone();
+            volume["name"] = json!("replica");
+            volume
+        }))
         .collect();
     let mounts: Vec<Value> = options
         .volumes

@@ -289,7 +289,8 @@ impl<F: Flow> Adoption<F> {
                 && known.pod.policy == pod.policy
                 && known.pod.wrong == pod.wrong
                 && known.pod.app == pod.app
-                && known.pod.gate == pod.gate;
+                && known.pod.gate == pod.gate
+                && known.pod.target == pod.target;
             if same_plan || known.ending {
                 known.pod = pod;
                 return;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use sqlrep_discover::{Claims, Discover, PodSource};
-use sqlrep_pipeline::{Fleet, FleetConfig, Identity, NoLookup, Settings};
+use sqlrep_pipeline::{Fleet, FleetConfig, Identity, NoLookup, NodeMemory, Settings};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -314,6 +314,10 @@ fn fleet_config(config: &Config, cluster: Option<&Cluster>) -> FleetConfig {
         lookup: match cluster {
             Some(cluster) => Arc::new(cluster.clone()),
             None => Arc::new(NoLookup),
+        },
+        targets: match cluster.filter(|cluster| cluster.remembers_roots()) {
+            Some(cluster) => Arc::new(cluster.clone()),
+            None => Arc::new(NodeMemory),
         },
     }
 }

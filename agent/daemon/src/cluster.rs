@@ -2,12 +2,14 @@
 //! and no other. The only other rooms of Kubernetes types here are named in `agent/README.md`.
 
 mod life;
+mod targets;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::PostParams;
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::{Api, Client};
@@ -116,29 +118,40 @@ impl Cluster {
 
     /// The id of the replica root, as the cluster remembers it.
     pub(crate) async fn remembered_root(&self) -> anyhow::Result<Option<String>> {
-        let attempted = || {
-            format!(
-                "cannot get ConfigMap {ROOT_MAP} in {}",
-                self.own_namespace()
-            )
-        };
-        let found = in_time(self.config_maps().get_opt(ROOT_MAP))
+        self.remembered_id(ROOT_MAP).await
+    }
+
+    /// The id in a ConfigMap.
+    async fn remembered_id(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let attempted = || format!("cannot get ConfigMap {name} in {}", self.own_namespace());
+        let found = in_time(self.config_maps().get_opt(name))
             .await
             .with_context(attempted)?
             .with_context(attempted)?;
         let Some(map) = found else { return Ok(None) };
         let id = map.data.and_then(|mut data| data.remove(ROOT_KEY));
         id.map(Some)
-            .with_context(|| format!("ConfigMap {ROOT_MAP} has no key {ROOT_KEY}"))
+            .with_context(|| format!("ConfigMap {name} has no key {ROOT_KEY}"))
     }
 
     /// Has the cluster remember the replica root. Of two nodes that do so at once one wins, and
     /// both are right to ask again.
     pub(crate) async fn remember_root(&self, id: &str) -> anyhow::Result<()> {
+        self.remember_id(ROOT_MAP, id, None).await
+    }
+
+    /// Makes a ConfigMap with an id, which goes with its owner.
+    async fn remember_id(
+        &self,
+        name: &str,
+        id: &str,
+        owner: Option<OwnerReference>,
+    ) -> anyhow::Result<()> {
         let map = ConfigMap {
             metadata: ObjectMeta {
-                name: Some(ROOT_MAP.to_owned()),
+                name: Some(name.to_owned()),
                 namespace: self.namespace.clone(),
+                owner_references: owner.map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },
             data: Some([(ROOT_KEY.to_owned(), id.to_owned())].into()),
@@ -146,12 +159,7 @@ impl Cluster {
             immutable: Some(true),
             ..ConfigMap::default()
         };
-        let attempted = || {
-            format!(
-                "cannot create ConfigMap {ROOT_MAP} in {}",
-                self.own_namespace()
-            )
-        };
+        let attempted = || format!("cannot create ConfigMap {name} in {}", self.own_namespace());
         let (maps, params) = (self.config_maps(), PostParams::default());
         let created = in_time(maps.create(&params, &map))
             .await

@@ -67,6 +67,7 @@ mod tests {
             replica_owner: None,
             cluster_uid: None,
             lookup: Arc::new(NoLookup),
+            targets: Arc::new(sqlrep_pipeline::NodeMemory),
         }
     }
 

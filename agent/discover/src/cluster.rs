@@ -223,12 +223,34 @@ impl Watch {
     }
 }
 
-/// Whether the server says that the request itself is wrong, which for an old one it is.
+/// What a server that could stream lists says when its own store cannot (an old etcd).
+const STORE_TOO_OLD: &str = "RequestWatchProgress";
+
+/// Whether the server says that the request itself is wrong, which for an old one it is, or that its
+/// store does not do that.
 fn is_refusal(error: &watcher::Error) -> bool {
     let (watcher::Error::WatchStartFailed(kube::Error::Api(status))
     | watcher::Error::WatchError(status)) = error
     else {
         return false;
     };
-    matches!(status.code, 400 | 405 | 422)
+    matches!(status.code, 400 | 405 | 422) || status.message.contains(STORE_TOO_OLD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(code: u16, message: &str) -> watcher::Error {
+        let status = serde_json::json!({"code": code, "message": message});
+        watcher::Error::WatchError(serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn a_store_that_cannot_stream_lists_is_told_from_trouble() {
+        let disabled = "the required storage feature RequestWatchProgress is disabled";
+        assert!(is_refusal(&said(500, disabled)));
+        assert!(!is_refusal(&said(500, "etcdserver: request timed out")));
+        assert!(is_refusal(&said(422, "")));
+    }
 }

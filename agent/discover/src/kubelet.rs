@@ -31,7 +31,12 @@ pub fn volume_dir(kubelet_root: &Path, pod: &PodUid, volume: &str) -> PathBuf {
 
 /// The directory that holds a pod's emptyDirs, relative to the kubelet's root.
 pub(crate) fn volumes_below_root(pod: &PodUid) -> PathBuf {
-    ["pods", pod.as_str(), "volumes", PLUGIN].iter().collect()
+    volumes_of(pod).join(PLUGIN)
+}
+
+/// The directory that holds a pod's volumes, by plugin, relative to the kubelet's root.
+pub(crate) fn volumes_of(pod: &PodUid) -> PathBuf {
+    ["pods", pod.as_str(), "volumes"].iter().collect()
 }
 
 /// The kubelet's root. No descriptor is kept: even one that only names a place would pin a

@@ -20,6 +20,7 @@ mod outbox;
 mod pods;
 mod policy;
 mod scan;
+mod target;
 mod volume;
 mod watch;
 
@@ -32,3 +33,4 @@ pub use identity::PodUid;
 pub use kubelet::volume_dir;
 pub use pods::{EmptyDir, Medium, Phase, PodRef};
 pub use policy::{BadValue, Globs, Journal, Policy, Restore};
+pub use target::{TargetPlace, TargetVolume};

@@ -5,6 +5,7 @@ pub(crate) mod manifest;
 
 use crate::identity::{self, PodUid};
 use crate::policy::{self, BadValue, PodVolumes, Policy};
+use crate::target::{self, TargetVolume};
 use manifest::{ContainerStatus, Manifest, Volume};
 
 /// The emptyDir through which the gate learns that it may open; never holds databases.
@@ -29,6 +30,8 @@ pub struct PodRef {
     pub node: Option<String>,
     /// Its emptyDirs that hold databases: those that the policy selects, without the gate's.
     pub volumes: Vec<EmptyDir>,
+    /// The volume that holds its replicas instead of the agent's root.
+    pub target: Option<TargetVolume>,
     /// What it may keep on the node's disk in all, in bytes, before the kubelet evicts it.
     pub ephemeral_limit: Option<u64>,
     /// What its annotations ask for.
@@ -53,6 +56,8 @@ pub struct EmptyDir {
     pub medium: Medium,
     /// `sizeLimit` in bytes: a volume that grows past it costs the pod its life.
     pub size_limit: Option<u64>,
+    /// User and group of the app that mounts it, where the pod says it.
+    pub user: Option<(u32, u32)>,
 }
 
 /// What an emptyDir is made of.
@@ -141,7 +146,7 @@ fn mistaken(manifest: &Manifest, uid: PodUid) -> Option<(PodUid, BadValue)> {
     annotations.retain(|key, _| key == policy::REPLICATE);
     let volumes = PodVolumes {
         empty_dirs: &[],
-        others: &[],
+        targets: &[],
     };
     policy::parse(&annotations, volumes)
         .bad
@@ -167,14 +172,8 @@ fn wanted(manifest: &Manifest, uid: PodUid, node: Option<String>, node_name: &st
         ));
     }
     let volumes = &manifest.spec.volumes;
-    if volumes.len() > VOLUMES_MAX {
-        return Reading::Unusable(format!("{} volumes, at most {VOLUMES_MAX}", volumes.len()));
-    }
-    if let Some(bad) = volumes
-        .iter()
-        .find(|volume| !identity::is_dns_label(&volume.name))
-    {
-        return Reading::Unusable(format!("volume name {:?} is no DNS-1123 label", bad.name));
+    if let Some(fault) = fault_of(volumes) {
+        return Reading::Unusable(fault);
     }
     let (mut dirs, others): (Vec<_>, Vec<_>) = volumes
         .iter()
@@ -184,14 +183,19 @@ fn wanted(manifest: &Manifest, uid: PodUid, node: Option<String>, node_name: &st
     let names = |volumes: &[&Volume]| -> Vec<String> {
         volumes.iter().map(|volume| volume.name.clone()).collect()
     };
-    let (empty_dirs, others) = (names(&dirs), names(&others));
-    let parsed = policy::parse(
+    let others: Vec<_> = others
+        .into_iter()
+        .filter(|volume| target::is_possible(volume))
+        .collect();
+    let (empty_dirs, targets) = (names(&dirs), names(&others));
+    let mut parsed = policy::parse(
         &metadata.annotations,
         PodVolumes {
             empty_dirs: &empty_dirs,
-            others: &others,
+            targets: &targets,
         },
     );
+    let target = target::find(manifest, &uid, &parsed.policy, &mut parsed.bad);
     let app = parsed
         .app
         .unwrap_or_else(|| identity::app_from_owner(metadata, &name, node_name));
@@ -210,7 +214,10 @@ fn wanted(manifest: &Manifest, uid: PodUid, node: Option<String>, node_name: &st
         namespace_uid: metadata.looked_up.namespace_uid.clone(),
         app,
         node,
-        volumes: selected.filter_map(|volume| empty_dir(volume)).collect(),
+        volumes: selected
+            .filter_map(|volume| empty_dir(volume, manifest))
+            .collect(),
+        target,
         ephemeral_limit: manifest.spec.ephemeral_limit(),
         phase: phase(manifest),
         gate,
@@ -220,8 +227,18 @@ fn wanted(manifest: &Manifest, uid: PodUid, node: Option<String>, node_name: &st
     }))
 }
 
+/// Why the volumes of a pod cannot be used.
+fn fault_of(volumes: &[Volume]) -> Option<String> {
+    if volumes.len() > VOLUMES_MAX {
+        return Some(format!("{} volumes, at most {VOLUMES_MAX}", volumes.len()));
+    }
+    let mut volumes = volumes.iter();
+    let bad = volumes.find(|volume| !identity::is_dns_label(&volume.name))?;
+    Some(format!("volume name {:?} is no DNS-1123 label", bad.name))
+}
+
 /// The volume, if it is an emptyDir.
-fn empty_dir(volume: &Volume) -> Option<EmptyDir> {
+fn empty_dir(volume: &Volume, manifest: &Manifest) -> Option<EmptyDir> {
     let source = volume.empty_dir.as_ref()?;
     // Huge pages are memory too; what is neither is the disk (the API server knows no fourth).
     let medium = match source.medium.as_str() {
@@ -236,6 +253,7 @@ fn empty_dir(volume: &Volume) -> Option<EmptyDir> {
         name: volume.name.clone(),
         medium,
         size_limit,
+        user: manifest.spec.user_of(&volume.name),
     })
 }
 

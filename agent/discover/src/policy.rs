@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::identity;
+use crate::{identity, target};
 
 /// The label that opts a pod in, with the value `"true"`.
 pub(crate) const REPLICATE: &str = "sqlrep.io/replicate";
@@ -21,7 +21,7 @@ const SYNC_INTERVAL: &str = "sqlrep.io/sync-interval";
 const SNAPSHOT_INTERVAL: &str = "sqlrep.io/snapshot-interval";
 const RETENTION: &str = "sqlrep.io/retention";
 const JOURNAL_MODE: &str = "sqlrep.io/journal-mode";
-const TARGET_VOLUME: &str = "sqlrep.io/target-volume";
+pub(crate) const TARGET_VOLUME: &str = "sqlrep.io/target-volume";
 const RESTORE: &str = "sqlrep.io/restore";
 const ANNOTATIONS: [&str; 10] = [
     VOLUMES,
@@ -108,7 +108,7 @@ pub struct BadValue {
 }
 
 impl BadValue {
-    fn new(key: &str, value: &str, accepted: impl Into<String>) -> Self {
+    pub(crate) fn new(key: &str, value: &str, accepted: impl Into<String>) -> Self {
         let mut shown: String = value.chars().take(VALUE_CHARS_MAX).collect();
         if shown.len() < value.len() {
             shown.push('…');
@@ -196,8 +196,8 @@ impl Policy {
 pub(crate) struct PodVolumes<'a> {
     /// Its emptyDirs, without the gate's.
     pub(crate) empty_dirs: &'a [String],
-    /// All others.
-    pub(crate) others: &'a [String],
+    /// Those that could hold its replicas.
+    pub(crate) targets: &'a [String],
 }
 
 /// What the annotations of a pod say.
@@ -255,13 +255,10 @@ fn apply(parsed: &mut Parsed, key: &str, value: &str, volumes: PodVolumes<'_>) {
             "required" => policy.restore = Restore::Required,
             _ => wrong("auto, never or required".into()),
         },
-        TARGET_VOLUME if volumes.others.iter().any(|name| name == trimmed) => {
+        TARGET_VOLUME if volumes.targets.iter().any(|name| name == trimmed) => {
             policy.target_volume = Some(trimmed.to_owned());
         }
-        TARGET_VOLUME => wrong(format!(
-            "a volume of this pod that is not an emptyDir: {}",
-            listed(volumes.others)
-        )),
+        TARGET_VOLUME => wrong(format!("{}: {}", target::ACCEPTED, listed(volumes.targets))),
         REPLICATE => wrong(format!(
             "nothing here: {REPLICATE} is a label, put it under metadata.labels"
         )),

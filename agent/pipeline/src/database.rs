@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use crate::decide::Decision;
 use crate::error::{Class, CommandError, StageError};
 use crate::fleet::Context;
+use crate::home::Home;
 use crate::lane::LaneError;
 use crate::progress::{Phase, Progress};
 use crate::remote::Remote;
@@ -62,6 +63,8 @@ pub(crate) struct Handle {
     pub(crate) id: DbId,
     /// The directory of its volume.
     pub(crate) volume: PathBuf,
+    /// Where its replica lives.
+    pub(crate) home: Home,
     pub(crate) asks: mpsc::Sender<Ask>,
     pub(crate) capture: Option<Capture>,
 }
@@ -104,6 +107,15 @@ enum Ending {
     Shutdown,
 }
 
+/// Where a database comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It lives in a pod.
+    Live,
+    /// Its pod is gone, and left a tail in the spool.
+    Orphan,
+}
+
 /// The actor.
 pub(crate) struct Database {
     context: Arc<Context>,
@@ -112,6 +124,7 @@ pub(crate) struct Database {
     volume: Volume,
     writer: WriterId,
     spool: DatabaseSpool,
+    home: Home,
     main: Remote,
     progress: Arc<Progress>,
     capture: Option<Capture>,
@@ -134,20 +147,21 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// An actor for a live database, or (without `live`) for the tail that a gone pod left.
+    /// An actor for a live database, or for the tail that a gone pod left.
     pub(crate) fn start(
         context: &Arc<Context>,
         volume: Volume,
-        id: DbId,
-        spool: DatabaseSpool,
-        live: bool,
+        (id, spool): (DbId, DatabaseSpool),
+        home: Home,
+        origin: Origin,
     ) -> Handle {
+        let live = origin == Origin::Live;
         let (sender, asks) = mpsc::channel(limits::CAPTURE_QUEUE);
         let key = Key::new(&volume, id.path());
         let dir = volume.dir.clone();
         let mut actor = Self {
             writer: context.writer(&volume.pod),
-            main: context.remote(&id),
+            main: home.remote(&id),
             tending: Tending::new(context, &id, volume.settings),
             progress: Arc::default(),
             capture: None,
@@ -169,6 +183,7 @@ impl Database {
             id: id.clone(),
             volume,
             spool,
+            home: home.clone(),
         };
         // What is known here is captured at once, whatever the NAS does (L4, G6).
         // Only where a lost ledger is to be made whole first does capture wait for the replica.
@@ -186,6 +201,7 @@ impl Database {
         Handle {
             id,
             volume: dir,
+            home,
             asks: sender,
             capture,
         }
@@ -210,8 +226,7 @@ impl Database {
                     self.conclude(outcome).await;
                 }
                 () = until(self.retry_at) => self.retry_at = None,
-                // It stays in the table, as one that is left.
-                () = until(self.give_up_at) => return,
+                () = until(self.give_up_at) => return self.give_up(),
                 (chore, tended) = self.tending.done() => self.tended(chore, tended),
                 () = until(chore_at) => {}
             }
@@ -262,7 +277,7 @@ impl Database {
         Settle {
             store: self.main.clone(),
             spool: self.spool.clone(),
-            root: self.context.root.clone(),
+            home: self.home.clone(),
             writer: self.writer,
             pod: self.volume.pod.clone(),
             cluster_uid: self.context.config.cluster_uid.clone(),
@@ -272,7 +287,7 @@ impl Database {
     }
 
     fn decide(&self) -> Work {
-        let (lane, settle) = (self.context.bulk.clone(), self.settle());
+        let (lane, settle) = (self.home.bulk().clone(), self.settle());
         Box::pin(async move {
             let decided = lane
                 .run(limits::LIST_TIMEOUT, move || settle.decide())
@@ -286,7 +301,7 @@ impl Database {
     }
 
     fn carry_out(&self, decision: Decision) -> Work {
-        let (lane, settle) = (self.context.bulk.clone(), self.settle());
+        let (lane, settle) = (self.home.bulk().clone(), self.settle());
         Box::pin(async move {
             let job = move || settle.carry_out(decision, timestamp_now());
             let settled = lane.run(limits::RESTORE_TIMEOUT, job).await;
@@ -299,7 +314,7 @@ impl Database {
     }
 
     fn open_branch(&self, owner: String) -> Work {
-        let (lane, settle) = (self.context.bulk.clone(), self.settle());
+        let (lane, settle) = (self.home.bulk().clone(), self.settle());
         Box::pin(async move {
             let job = move || settle.branch(owner, timestamp_now());
             let settled = lane.run(limits::LIST_TIMEOUT, job).await;
@@ -312,7 +327,7 @@ impl Database {
     }
 
     fn ship(&mut self, target: Target) -> Work {
-        let lane = self.context.ship.clone();
+        let lane = self.home.ship().clone();
         let saying = self.manifest_is_due().then(|| self.wanted_saying());
         let manifest = saying.map(|(state, file)| self.manifest(state, file));
         self.manifest.sending = saying;
@@ -375,7 +390,7 @@ impl Database {
             store,
             writer: self.writer,
             spool: self.spool.clone(),
-            root: self.context.root.clone(),
+            home: self.home.clone(),
         });
         if self.capture.is_none() && self.ending == Ending::No {
             self.start_capture();
@@ -598,8 +613,12 @@ impl Database {
     }
 
     /// An agent that ends leaves what is not shipped in a moment to the next one, and what the share
-    /// refuses at once.
+    /// refuses at once. A volume of the pod keeps the pod from going for as long as it is held.
     fn give_up_when(&mut self, ending: Ending) {
+        if ending == Ending::Released && self.home.target().is_some() {
+            let until = Instant::now() + self.context.config.drain_timeout;
+            self.give_up_at.get_or_insert(until);
+        }
         if ending == Ending::Shutdown {
             let now = Instant::now();
             let refused = self.failures > 0;
@@ -745,6 +764,15 @@ impl Database {
                     && matches!(self.place, Place::Settled(_))
                     && (self.spool.position().is_none() || !self.manifest_is_due())
             }
+        }
+    }
+
+    /// What is not shipped waits in the spool.
+    fn give_up(self) {
+        // Left by an agent that ends it stays in the table.
+        if self.ending == Ending::Released {
+            self.context.forget(&self.key);
+            self.context.leave(&self.key, &self.id, &self.spool);
         }
     }
 

@@ -48,7 +48,9 @@ impl Class {
         match self {
             Self::Transient => "tried again by itself; look at the NAS if it stays",
             Self::Full => "free space on the replica share or on the node's state directory",
-            Self::Root => "mount the share, or point --replica-root at the right directory",
+            Self::Root => {
+                "mount the share, or point --replica-root (or sqlrep.io/target-volume) at the right one"
+            }
             Self::Corrupt => "run sqlrepctl verify and keep a copy of the replica before anything",
             Self::Unsupported => "see the reason; other databases of the pod are not affected",
             Self::Refused => "decide with sqlrepctl adopt, or move the replica away",
@@ -73,6 +75,25 @@ pub enum StageError {
     /// The replica could not be restored.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// The volume of the pod that holds its replicas cannot be used.
+    #[error("target volume {volume}: {reason}")]
+    Target {
+        /// Its name in the pod.
+        volume: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The same, before the kubelet has mounted it, or after.
+    #[error(
+        "target volume {volume} is not mounted: {dir} lies on the node's disk. The kubelet mounts it \
+         for a container that mounts it, which the gate must (volumeMounts)", dir = dir.display()
+    )]
+    TargetNotMounted {
+        /// Its name in the pod.
+        volume: String,
+        /// Its directory.
+        dir: PathBuf,
+    },
     /// The spool failed.
     #[error(transparent)]
     Spool(#[from] sqlrep_spool::Error),
@@ -161,7 +182,7 @@ impl StageError {
             | Self::Behind { .. }
             | Self::BetweenChains { .. }
             | Self::Overtaken { .. } => Class::Transient,
-            Self::Root(_) => Class::Root,
+            Self::Root(_) | Self::Target { .. } | Self::TargetNotMounted { .. } => Class::Root,
             Self::Store(error) => storage(error.is_full(), error.is_corrupt()),
             Self::Restore(error) => storage(error.is_full(), error.is_corrupt()),
             Self::Spool(error) => storage(error.is_full(), error.is_corrupt()),
@@ -259,6 +280,9 @@ pub enum PrepareError {
     /// The replica root is missing, not mounted or not ours.
     #[error("the replica root cannot be used")]
     Root(#[source] Box<StageError>),
+    /// The volume of the pod that holds its replicas cannot be used.
+    #[error("sqlrep.io/target-volume")]
+    Target(#[source] Box<StageError>),
     /// The kubelet makes the directory of a volume in memory first and mounts it later: what is put
     /// into the directory before that is not what the app finds.
     #[error("volume {volume} (medium Memory) is not mounted yet: {dir} lies on the node's disk")]
@@ -304,7 +328,10 @@ impl PrepareError {
     /// Whether waiting helps: the caller tries again by itself.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::WaitingForHandover { .. } | Self::Root(_) | Self::NotMounted { .. } => true,
+            Self::WaitingForHandover { .. }
+            | Self::Root(_)
+            | Self::Target(_)
+            | Self::NotMounted { .. } => true,
             Self::NoReplica { .. } | Self::VolumeTooSmall { .. } => false,
             Self::Failed { source, .. } => {
                 matches!(source.class(), Class::Transient | Class::Root | Class::Full)

@@ -1,6 +1,7 @@
 //! The databases of this node: added when they are found, drained when their pod goes.
 
 pub(crate) mod end;
+mod targets;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -16,14 +17,15 @@ use sqlrep_spool::{Limits, PodNote, Spool};
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::database::{Ask, Database, Handle};
+use crate::database::{Ask, Database, Handle, Origin};
 use crate::error::{CommandError, StageError};
 use crate::handover::{Patience, PodLookup};
-use crate::lane::{Identity, Lane};
-use crate::remote::Remote;
+use crate::home::Home;
+use crate::lane::Identity;
 use crate::root::{RootHealth, RootMemory, RootWatch};
 use crate::stage::capture::{Capture, timestamp_now};
 use crate::status::{Board, DatabaseStatus, State};
+use crate::target::TargetMemory;
 use crate::{Key, PodIdentity, Settings, Volume, limits};
 
 /// What a fleet needs to know to begin.
@@ -57,6 +59,8 @@ pub struct FleetConfig {
     pub cluster_uid: Option<String>,
     /// Knows about pods of other nodes.
     pub lookup: Arc<dyn PodLookup>,
+    /// Remembers the volumes of pods that hold replicas.
+    pub targets: Arc<dyn TargetMemory>,
 }
 
 impl FleetConfig {
@@ -102,10 +106,13 @@ pub(crate) struct Context {
     pub(crate) config: FleetConfig,
     pub(crate) spool: Arc<Spool>,
     pub(crate) board: Board,
-    pub(crate) ship: Lane,
-    pub(crate) bulk: Lane,
-    pub(crate) upkeep: Lane,
     pub(crate) root: RootWatch,
+    /// The root, as a place for replicas.
+    pub(crate) home: Home,
+    /// Volumes of pods that hold replicas, by the pod's UID.
+    targets: Mutex<HashMap<String, Home>>,
+    /// Databases whose tail waits in the spool until their app's next pod brings the volume back.
+    left: Mutex<HashSet<Key>>,
     pub(crate) tracker: TaskTracker,
     actors: Mutex<HashMap<Key, Handle>>,
     pods: Mutex<HashSet<String>>,
@@ -120,15 +127,6 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The replica of a database on the root.
-    pub(crate) fn remote(&self, id: &DbId) -> Remote {
-        self.remote_at(self.root.path().join(id.replica_path()))
-    }
-
-    pub(crate) fn remote_at(&self, dir: PathBuf) -> Remote {
-        Remote::new(dir, self.config.replica_owner)
-    }
-
     pub(crate) fn capture_options(&self, writer: u64) -> Options {
         let mut options = Options::new(writer, self.config.scratch_dir());
         options.wal_hard_bytes = self.config.wal_bytes_max;
@@ -292,10 +290,11 @@ impl Fleet {
         empty_dir(&config.scratch_dir())?;
         let spool = Arc::new(spool);
         let root = RootWatch::new(config.replica_root.clone(), Arc::clone(&spool));
+        let home = Home::root(root.clone(), config.replica_owner).map_err(StartError::Lanes)?;
         let context = Context {
-            ship: Lane::start("ship", limits::SHIP_THREADS).map_err(StartError::Lanes)?,
-            bulk: Lane::start("bulk", limits::BULK_THREADS).map_err(StartError::Lanes)?,
-            upkeep: Lane::start("upkeep", limits::UPKEEP_THREADS).map_err(StartError::Lanes)?,
+            home,
+            targets: Mutex::default(),
+            left: Mutex::default(),
             board: Board::new(),
             tracker: TaskTracker::new(),
             actors: Mutex::default(),
@@ -361,16 +360,20 @@ impl Fleet {
             );
             return Err(StageError::Refused { reason });
         }
+        let home = self.context.home_of(volume)?;
         let spool = self.context.spool.database(&id, &volume.pod.uid)?;
-        spool.note_pod(&PodNote {
-            name: volume.pod.name.clone(),
-            namespace_uid: volume.pod.namespace_uid.clone(),
-        })?;
+        spool.note_pod(&note(volume))?;
         self.context.forget_restored(&volume.pod.uid, &id);
         self.context.board.remove(&key);
         let row = DatabaseStatus::new(id.clone(), &volume.pod.name, &volume.pod.uid);
         self.context.board.insert(&key, row);
-        let handle = Database::start(&self.context, volume.clone(), id, spool, true);
+        let handle = Database::start(
+            &self.context,
+            volume.clone(),
+            (id, spool),
+            home,
+            Origin::Live,
+        );
         actors.insert(key, handle);
         Ok(())
     }
@@ -456,7 +459,8 @@ impl Fleet {
         drain_all(&of_pod, Ask::Release).await;
         // What had no actor (unsupported, or restored and never opened) has nothing to drain.
         for (key, _) in self.context.board.rows_with_keys() {
-            if key.pod_uid == pod_uid && !self.context.actors().contains_key(&key) {
+            let kept = self.context.actors().contains_key(&key) || self.context.is_left(&key);
+            if key.pod_uid == pod_uid && !kept {
                 self.context.board.remove(&key);
             }
         }
@@ -467,6 +471,7 @@ impl Fleet {
         for (_, id) in never_found {
             self.ship_orphan(&id, pod_uid);
         }
+        self.let_go_of_target(pod_uid);
     }
 
     fn handles(&self, wanted: impl Fn(&Key) -> bool) -> Vec<Handle> {
@@ -500,11 +505,10 @@ impl Fleet {
 
     /// Looks at the replica root now.
     pub async fn check_root(&self) -> Result<(), StageError> {
-        let root = self.context.root.clone();
-        let identity = self.context.config.replica_owner;
-        let check = move || crate::lane::acting(identity, || root.check());
-        self.context.bulk.run(limits::LIST_TIMEOUT, check).await??;
-        Ok(())
+        let home = self.context.home.clone();
+        let check = move || home.check();
+        let lane = self.context.home.bulk();
+        lane.run(limits::LIST_TIMEOUT, check).await?
     }
 
     /// Tries whether the replica root, which must be usable, can do what a replica needs; the
@@ -513,7 +517,8 @@ impl Fleet {
         let (root, node) = (self.context.root.clone(), self.context.config.node.clone());
         let identity = self.context.config.replica_owner;
         let probe = move || crate::lane::acting(identity, || root.probe(&node));
-        self.context.bulk.run(limits::LIST_TIMEOUT, probe).await?;
+        let lane = self.context.home.bulk();
+        lane.run(limits::LIST_TIMEOUT, probe).await?;
         Ok(())
     }
 
@@ -603,6 +608,21 @@ async fn drain_all(handles: &[Handle], ask: fn(oneshot::Sender<()>) -> Ask) {
     for done in drained {
         // The same, if it ends while it is asked.
         drop(done.await);
+    }
+}
+
+/// What the spool remembers of a pod.
+pub(crate) fn note(volume: &Volume) -> PodNote {
+    let place = volume.target.as_ref().map(|target| &target.place);
+    PodNote {
+        name: volume.pod.name.clone(),
+        namespace_uid: volume.pod.namespace_uid.clone(),
+        // One that is not known is no other: what waits is not shipped elsewhere.
+        target: place.map(|place| {
+            place
+                .as_ref()
+                .map_or_else(|_| String::new(), |at| at.key.clone())
+        }),
     }
 }
 

@@ -6,6 +6,7 @@ mod decide;
 mod error;
 mod fleet;
 mod handover;
+mod home;
 mod lane;
 pub mod limits;
 mod pace;
@@ -17,6 +18,7 @@ mod rewind;
 mod root;
 mod stage;
 mod status;
+mod target;
 mod upkeep;
 mod volume;
 
@@ -37,4 +39,8 @@ pub use sqlrep_format::{Crc64, Timestamp, Txid, TxidRange};
 pub use sqlrep_replica::{DbId, Ownership, Point, Verified};
 pub use stage::restore::RestoredDatabase;
 pub use status::{Counters, DatabaseStatus, ReplicaStatus, State};
-pub use volume::{JournalPolicy, Key, Medium, PodIdentity, RestorePolicy, Settings, Volume};
+pub use target::{NodeMemory, TargetAnswer, TargetMemory};
+pub use volume::{
+    JournalPolicy, Key, Medium, PodIdentity, RestorePolicy, Settings, TargetPlace, TargetVolume,
+    Volume,
+};

@@ -14,6 +14,10 @@ pub const BULK_THREADS: usize = 2;
 /// One: it has time, and must take neither disk nor share from those who wait.
 pub const UPKEEP_THREADS: usize = 1;
 
+/// Threads of each kind for a volume of one pod: to ship, to restore and list, for upkeep. Three in
+/// all, so that a share that hangs costs a pod its own three and nobody else's.
+pub const TARGET_THREADS: usize = 1;
+
 /// Steps that a level keeps once the next one holds them: a day of half minutes, ten days of five
 /// minutes. More is not more exact than anybody asks for a day later, and a directory on a share
 /// is read whole.

@@ -10,11 +10,12 @@ use sqlrep_replica::{DbId, OwnerState, Store, rfc3339};
 use tokio::time::Instant;
 
 use crate::error::{PrepareError, StageError};
-use crate::fleet::{Context, Fleet};
+use crate::fleet::{Context, Fleet, note};
 use crate::handover::{self, Holder, Verdict, verdict};
+use crate::home::Home;
 use crate::stage::capture::timestamp_now;
 use crate::stage::restore::{Candidate, Claimant, RestoredDatabase, candidates, restore_and_claim};
-use crate::stage::settle::{check_identity, retire};
+use crate::stage::settle::{check_identity, check_name, retire};
 use crate::stage::ship::{End, Target};
 use crate::{Key, Medium, PodIdentity, RestorePolicy, State, Volume, limits};
 
@@ -43,6 +44,14 @@ impl Fleet {
         if volume.restore == RestorePolicy::Never {
             return Ok(Prepared::default());
         }
+        let home = self.context.home_of(volume);
+        let home = home.map_err(|error| PrepareError::Target(Box::new(error)))?;
+        if let Some(target) = home.target() {
+            target.recalled().await;
+            self.reach(volume, &home)
+                .await
+                .map_err(|error| unreachable(&home, error))?;
+        }
         if let Some((id, pod)) = self.context.predecessor(volume) {
             // Its first file may not be on the replica yet: an empty listing would prove nothing.
             let why = "whose last commits are still on their way".to_owned();
@@ -56,27 +65,22 @@ impl Fleet {
             return Err(error);
         }
         let found = self
-            .find(volume)
+            .find(volume, &home)
             .await
-            .map_err(|error| PrepareError::Root(Box::new(error)))?;
+            .map_err(|error| unreachable(&home, error))?;
         if found.is_empty() && volume.restore == RestorePolicy::Required {
             let pod = &volume.pod;
-            let dir = self
-                .context
-                .config
-                .replica_root
-                .join(&pod.namespace)
-                .join(&pod.app);
+            let place = home.place_of(&pod.namespace, &pod.app, &volume.name);
             return Err(PrepareError::NoReplica {
                 volume: volume.name.clone(),
-                dir: dir.join(&volume.name),
+                dir: place.path().to_path_buf(),
             });
         }
-        self.check_room(volume, &found).await?;
+        self.check_room(volume, &home, &found).await?;
         let mut prepared = Prepared::default();
         for candidate in found {
             let id = candidate.id.clone();
-            match self.prepare_one(volume, candidate).await? {
+            match self.prepare_one(volume, &home, candidate).await? {
                 Some(restored) => prepared.restored.push(restored),
                 None => prepared.present.push(id),
             }
@@ -85,20 +89,33 @@ impl Fleet {
         Ok(prepared)
     }
 
-    async fn find(&self, volume: &Volume) -> Result<Vec<Candidate>, StageError> {
-        let (context, volume) = (Arc::clone(&self.context), volume.clone());
+    /// Makes sure that a target volume is there, and has what earlier pods left in the spool for it
+    /// shipped: until that is done they are predecessors.
+    async fn reach(&self, volume: &Volume, home: &Home) -> Result<(), StageError> {
+        let looked = home.clone();
+        let check = move || looked.check();
+        home.bulk().run(limits::LIST_TIMEOUT, check).await??;
+        self.ship_left(volume, home);
+        Ok(())
+    }
+
+    async fn find(&self, volume: &Volume, home: &Home) -> Result<Vec<Candidate>, StageError> {
+        let (looked, volume) = (home.clone(), volume.clone());
         let job = move || {
-            crate::lane::acting(context.config.replica_owner, || {
-                context.root.check()?;
-                candidates(context.root.path(), &volume, |dir| context.remote_at(dir))
-            })
+            looked.check()?;
+            candidates(&looked, &volume)
         };
-        self.context.bulk.run(limits::LIST_TIMEOUT, job).await?
+        home.bulk().run(limits::LIST_TIMEOUT, job).await?
     }
 
     /// Refuses before the first byte: a volume that is too small gets its pod evicted, and the
     /// next one would be filled and evicted again.
-    async fn check_room(&self, volume: &Volume, found: &[Candidate]) -> Result<(), PrepareError> {
+    async fn check_room(
+        &self,
+        volume: &Volume,
+        home: &Home,
+        found: &[Candidate],
+    ) -> Result<(), PrepareError> {
         let Some(limit) = volume.bytes_max else {
             return Ok(());
         };
@@ -107,8 +124,8 @@ impl Fleet {
             .filter(|candidate| !is_present(volume, candidate));
         let missing: Vec<Candidate> = missing.cloned().collect();
         let job = move || missing.iter().map(Candidate::bytes).sum::<u64>();
-        let needed = self.context.bulk.run(limits::LIST_TIMEOUT, job).await;
-        let needed = needed.map_err(|error| PrepareError::Root(Box::new(error.into())))?;
+        let needed = home.bulk().run(limits::LIST_TIMEOUT, job).await;
+        let needed = needed.map_err(|error| unreachable(home, error.into()))?;
         if needed > limit {
             let volume = volume.name.clone();
             return Err(PrepareError::VolumeTooSmall {
@@ -123,14 +140,15 @@ impl Fleet {
     async fn prepare_one(
         &self,
         volume: &Volume,
+        home: &Home,
         candidate: Candidate,
     ) -> Result<Option<RestoredDatabase>, PrepareError> {
         let id = candidate.id.clone();
         if is_present(volume, &candidate) {
             return Ok(None);
         }
-        let restored = match self.wait_turn(volume, &candidate).await {
-            Ok(()) => self.restore(volume, candidate).await,
+        let restored = match self.wait_turn(volume, home, &candidate).await {
+            Ok(()) => self.restore(volume, home, candidate).await,
             Err(error) => Err(error),
         };
         let key = self.row(volume, &id);
@@ -167,6 +185,7 @@ impl Fleet {
     async fn restore(
         &self,
         volume: &Volume,
+        home: &Home,
         candidate: Candidate,
     ) -> Result<RestoredDatabase, PrepareError> {
         let key = self.row(volume, &candidate.id);
@@ -176,8 +195,9 @@ impl Fleet {
         });
         let (context, volume) = (Arc::clone(&self.context), volume.clone());
         let id = candidate.id.clone();
-        let job = move || restore_one(&context, &volume, &candidate);
-        let restored = self.context.bulk.run(limits::RESTORE_TIMEOUT, job).await;
+        let place = home.clone();
+        let job = move || restore_one(&context, &place, &volume, &candidate);
+        let restored = home.bulk().run(limits::RESTORE_TIMEOUT, job).await;
         restored
             .map_err(StageError::from)
             .and_then(|restored| restored)
@@ -188,15 +208,21 @@ impl Fleet {
     }
 
     /// Returns when the replica may be claimed; else says who is waited for.
-    async fn wait_turn(&self, volume: &Volume, candidate: &Candidate) -> Result<(), PrepareError> {
+    async fn wait_turn(
+        &self,
+        volume: &Volume,
+        home: &Home,
+        candidate: &Candidate,
+    ) -> Result<(), PrepareError> {
         let id = &candidate.id;
         let (context, pod, looked_at) = (
             Arc::clone(&self.context),
             volume.pod.clone(),
             candidate.clone(),
         );
-        let job = move || look(&context, &pod, &looked_at);
-        let looked = self.context.bulk.run(limits::LIST_TIMEOUT, job).await;
+        let place = home.clone();
+        let job = move || look(&context, &place, &pod, &looked_at);
+        let looked = home.bulk().run(limits::LIST_TIMEOUT, job).await;
         let seen = looked
             .map_err(StageError::from)
             .and_then(|seen| seen)
@@ -255,6 +281,14 @@ impl Fleet {
     }
 }
 
+fn unreachable(home: &Home, error: StageError) -> PrepareError {
+    let error = Box::new(error);
+    match home.target() {
+        Some(_) => PrepareError::Target(error),
+        None => PrepareError::Root(error),
+    }
+}
+
 /// Whether what is put into a volume is what its app will find there.
 fn is_mounted(volume: &Volume) -> bool {
     let device = |dir: &Path| dir.symlink_metadata().ok().map(|meta| meta.dev());
@@ -278,9 +312,9 @@ fn hint(error: &PrepareError, id: &DbId) -> String {
                 "ends by itself when that pod is gone; if its node is lost: sqlrepctl takeover {id}"
             )
         }
-        PrepareError::Root(source) | PrepareError::Failed { source, .. } => {
-            source.class().hint().to_owned()
-        }
+        PrepareError::Root(source)
+        | PrepareError::Target(source)
+        | PrepareError::Failed { source, .. } => source.class().hint().to_owned(),
         PrepareError::NoReplica { .. } => {
             "remove sqlrep.io/restore: required for the first start".to_owned()
         }
@@ -296,7 +330,12 @@ struct Seen {
 }
 
 /// Reads who holds a replica. Blocking: only on a lane.
-fn look(context: &Context, pod: &PodIdentity, candidate: &Candidate) -> Result<Seen, StageError> {
+fn look(
+    context: &Context,
+    home: &Home,
+    pod: &PodIdentity,
+    candidate: &Candidate,
+) -> Result<Seen, StageError> {
     let store = &candidate.store;
     let manifest = store.load_manifest()?;
     check_identity(
@@ -304,6 +343,7 @@ fn look(context: &Context, pod: &PodIdentity, candidate: &Candidate) -> Result<S
         pod,
         context.config.cluster_uid.as_deref(),
     )?;
+    check_name(home, manifest.as_ref(), &candidate.id)?;
     let listing = store.list()?;
     let head = listing.head();
     let head_writer = head
@@ -323,6 +363,7 @@ fn look(context: &Context, pod: &PodIdentity, candidate: &Candidate) -> Result<S
 /// Blocking: only on a lane.
 fn restore_one(
     context: &Context,
+    home: &Home,
     volume: &Volume,
     candidate: &Candidate,
 ) -> Result<RestoredDatabase, StageError> {
@@ -333,8 +374,12 @@ fn restore_one(
         manifest: context.manifest(&candidate.id, &volume.pod, OwnerState::Active),
         goes_away: &goes_away,
     };
+    if volume.target.is_some() {
+        // What this pod leaves in the spool must not be taken for something of the root's.
+        claimant.spool.note_pod(&note(volume))?;
+    }
     // A tail that this very pod left here (its volume was emptied by a reboot) goes first.
-    ship_tail(context, candidate, &claimant.spool, claimant.writer)?;
+    ship_tail(home, candidate, &claimant.spool, claimant.writer)?;
     let restored = restore_and_claim(candidate, volume, &claimant, timestamp_now());
     if restored.is_ok() {
         context.note_restored(&volume.pod.uid, &candidate.id);
@@ -349,7 +394,7 @@ fn restore_one(
 }
 
 fn ship_tail(
-    context: &Context,
+    home: &Home,
     candidate: &Candidate,
     spool: &sqlrep_spool::DatabaseSpool,
     writer: WriterId,
@@ -358,7 +403,7 @@ fn ship_tail(
         store: candidate.store.clone(),
         writer,
         spool: spool.clone(),
-        root: context.root.clone(),
+        home: home.clone(),
     };
     while spool.first_pending().is_some() {
         match target.ship(None).end {

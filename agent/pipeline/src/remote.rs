@@ -1,8 +1,9 @@
 //! A replica as the lane's identity sees it.
 //!
 //! On a root-squashed share the agent's root is nobody, so every call on the replica is made as
-//! `--replica-uid`. The spool and its ledger stay the agent's own: only the calls themselves
-//! change who the thread is, not the work around them.
+//! `--replica-uid`, and in a volume of a pod as whoever owns the replica there. The spool and its
+//! ledger stay the agent's own: only the calls themselves change who the thread is, not the work
+//! around them.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,38 +11,61 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlrep_format::{Timestamp, TxidRange, ltx::Level};
+use sqlrep_replica::durable::Place;
 use sqlrep_replica::retain::Beside;
 use sqlrep_replica::{DirStore, Listing, Manifest, Put, ReplicaFile, Store, StoreError, manifest};
 
 use crate::error::{StageError, chain};
 use crate::lane::{Identity, acting};
+use crate::target::as_owner;
 
-/// A [`DirStore`] on the replica root.
+/// Whom a call on a replica is made as.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Whose {
+    /// This user; `None`: the agent itself.
+    Given(Option<Identity>),
+    /// Whoever owns the replica's directory, or the nearest one above it.
+    Owner,
+}
+
+/// A [`DirStore`] where replicas live.
 #[derive(Clone, Debug)]
 pub(crate) struct Remote {
     store: DirStore,
-    identity: Option<Identity>,
+    whose: Whose,
 }
 
 impl Remote {
-    pub(crate) fn new(dir: PathBuf, identity: Option<Identity>) -> Self {
+    pub(crate) fn new(place: impl Into<Place>, whose: Whose) -> Self {
         Self {
-            store: DirStore::new(dir),
-            identity,
+            store: DirStore::new(place),
+            whose,
         }
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> &Place {
+        self.store.place()
     }
 
     /// Another store under the same identity.
     pub(crate) fn with(&self, store: DirStore) -> Self {
         Self {
             store,
-            identity: self.identity,
+            whose: self.whose,
         }
     }
 
     /// Runs a call on the replica under the identity.
     pub(crate) fn acting<T>(&self, call: impl FnOnce() -> T) -> T {
-        acting(self.identity, call)
+        let identity = match self.whose {
+            Whose::Given(identity) => identity,
+            Whose::Owner => {
+                let owner = self.place().owner().ok();
+                owner.and_then(|(uid, gid)| as_owner(uid, gid))
+            }
+        };
+        acting(identity, call)
     }
 
     /// Removes branches and damaged files that are older than `keep`; says when the next are.
@@ -51,11 +75,11 @@ impl Remote {
         now: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
         self.acting(|| {
-            let beside = Beside::look(self.dir(), &self.store.list()?, keep, now)?;
+            let beside = Beside::look(self.place(), &self.store.list()?, keep, now)?;
             for branch in beside.branches() {
                 tracing::info!(dir = %self.dir().display(), branch, "an old branch is removed");
             }
-            beside.carry_out(self.dir(), self.store.fs().as_ref())?;
+            beside.carry_out(self.place(), self.store.fs().as_ref())?;
             Ok(beside.next())
         })
     }
@@ -66,12 +90,12 @@ impl Remote {
     }
 
     pub(crate) fn load_manifest(&self) -> Result<Option<Manifest>, StageError> {
-        self.acting(|| manifest::load(self.dir()))
+        self.acting(|| manifest::load(self.place()))
             .map_err(|error| self.manifest_error(&error))
     }
 
     pub(crate) fn save_manifest(&self, wanted: &Manifest) -> Result<(), StageError> {
-        self.acting(|| manifest::save(self.dir(), wanted))
+        self.acting(|| manifest::save(self.place(), wanted))
             .map_err(|error| self.manifest_error(&error))
     }
 

@@ -20,7 +20,9 @@ use tokio::sync::{mpsc, watch};
 use crate::database::Ask;
 use crate::error::{CommandError, StageError, chain};
 use crate::fleet::{Context, Fleet};
+use crate::home::Home;
 use crate::limits;
+use crate::remote::Remote;
 
 /// One LTX file of a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,8 +131,9 @@ impl Fleet {
         self.read(id, |store| {
             let mut history = History::default();
             add_files(&mut history.files, None, &store.list()?);
-            for branch in owner::list_branches(store.dir())? {
-                let all = BranchStore::open(store.dir(), &branch.name)?.list()?;
+            for branch in store.acting(|| owner::list_branches(store.place()))? {
+                let all =
+                    store.acting(|| BranchStore::open(store.place(), &branch.name)?.list())?;
                 let own = all
                     .files()
                     .iter()
@@ -157,14 +160,15 @@ impl Fleet {
         progress: watch::Sender<ReadProgress>,
     ) -> Result<Verified, CommandError> {
         let (database, newest) = (id, point == Point::Latest && branch.is_none());
-        let id = id.clone();
+        let (home, id) = (self.context.home_by(id), id.clone());
         let reading = Reading {
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
             sender: progress,
         };
-        let verified = self.bulk(move |context| {
-            let store = open(context, &id, branch.as_deref())?;
+        let place = home.clone();
+        let verified = self.bulk(&home, move |_| {
+            let (store, _) = open(&place, &id, branch.as_deref())?;
             verify::verify(store.as_ref(), point, &reading).map_err(|error| match error {
                 VerifyError::Plan(error) => CommandError::NotFound(chain(&error)),
                 VerifyError::Store(cause) | VerifyError::File { cause, .. } => {
@@ -213,27 +217,29 @@ impl Fleet {
         point: Point,
         branch: Option<String>,
     ) -> Result<(Scratch, RestoreInfo), CommandError> {
-        let id = id.clone();
-        self.bulk(move |context| {
-            let store = open(context, &id, branch.as_deref())?;
-            Scratch::restore(context, store.as_ref(), point)
+        let (home, id) = (self.context.home_by(id), id.clone());
+        let place = home.clone();
+        self.bulk(&home, move |context| {
+            let (store, main) = open(&place, &id, branch.as_deref())?;
+            let ownership = main.load_manifest().ok().flatten();
+            let ownership = ownership.and_then(|manifest| manifest.file);
+            Scratch::restore(context, store.as_ref(), point, ownership)
         })
         .await
     }
 
-    /// The replicas on the root, with or without a pod.
+    /// The replicas on the root, with or without a pod. Those in volumes of pods are known with them.
     pub async fn replicas(&self) -> Result<Vec<ReplicaSummary>, CommandError> {
-        self.bulk(|context| {
-            let identity = context.config.replica_owner;
+        let root = self.context.home.clone();
+        self.bulk(&root, |context| {
+            context.home.check()?;
             let root = context.root.path();
-            let below = crate::lane::acting(identity, || {
-                context.root.check().map_err(StageError::from)?;
-                sqlrep_replica::replicas_below(root).map_err(StageError::from)
-            })?;
+            let below = context.home.acting(|| sqlrep_replica::replicas_below(root));
+            let below = below.map_err(StageError::from)?;
             let ids = below
                 .iter()
                 .filter_map(|path| DbId::from_replica_path(path).ok());
-            ids.map(|id| summary(context, id)).collect()
+            ids.map(|id| summary(&context.home, id)).collect()
         })
         .await
     }
@@ -241,52 +247,61 @@ impl Fleet {
     async fn read<T: Send + 'static>(
         &self,
         id: &DbId,
-        job: impl FnOnce(&dyn Store) -> Result<T, StageError> + Send + 'static,
+        job: impl FnOnce(&Remote) -> Result<T, StageError> + Send + 'static,
     ) -> Result<T, CommandError> {
-        let id = id.clone();
-        self.bulk(move |context| {
-            let store = open(context, &id, None)?;
-            job(store.as_ref()).map_err(CommandError::from)
+        let (home, id) = (self.context.home_by(id), id.clone());
+        let place = home.clone();
+        self.bulk(&home, move |_| {
+            let (_, store) = open(&place, &id, None)?;
+            job(&store).map_err(CommandError::from)
         })
         .await
     }
 
     async fn bulk<T: Send + 'static>(
         &self,
+        home: &Home,
         job: impl FnOnce(&Context) -> Result<T, CommandError> + Send + 'static,
     ) -> Result<T, CommandError> {
         let context = Arc::clone(&self.context);
         let work = move || job(&context);
-        let done = self.context.bulk.run(limits::RESTORE_TIMEOUT, work).await;
+        let done = home.bulk().run(limits::RESTORE_TIMEOUT, work).await;
         done.map_err(StageError::from)?
     }
 }
 
-/// The store of a replica or of one of its branches; an unknown name lists the ones there are.
+/// The store of a replica or of one of its branches, and the replica itself; an unknown name lists
+/// the ones there are.
 fn open(
-    context: &Context,
+    home: &Home,
     id: &DbId,
     branch: Option<&str>,
-) -> Result<Box<dyn Store>, CommandError> {
-    let main = context.remote(id);
-    main.acting(|| context.root.check())
-        .map_err(StageError::from)?;
+) -> Result<(Box<dyn Store>, Remote), CommandError> {
+    let main = home.remote(id);
+    home.check()?;
     if branch.is_none() && main.list().map_err(StageError::from)?.is_empty() {
+        let elsewhere = match home.target() {
+            Some(_) => "",
+            None => {
+                "; one in a volume of its pod (sqlrep.io/target-volume) can be reached while that pod \
+                 is on this node: start it, or use --replica DIR where that volume is mounted"
+            }
+        };
         return Err(CommandError::NotFound(format!(
-            "there is no replica of {id} under {}",
+            "there is no replica of {id} under {}{elsewhere}",
             main.dir().display()
         )));
     }
     let Some(name) = branch else {
-        return Ok(Box::new(main));
+        return Ok((Box::new(main.clone()), main));
     };
     let branches = main
-        .acting(|| owner::list_branches(main.dir()))
+        .acting(|| owner::list_branches(main.place()))
         .map_err(StageError::from)?;
     match branches.iter().find(|branch| branch.name == name) {
         Some(branch) => {
-            let opened = main.acting(|| BranchStore::open(main.dir(), &branch.name));
-            Ok(Box::new(opened.map_err(StageError::from)?))
+            let opened = main.acting(|| BranchStore::open(main.place(), &branch.name));
+            Ok((Box::new(opened.map_err(StageError::from)?), main))
         }
         None => Err(CommandError::NotFound(unknown_branch(id, name, &branches))),
     }
@@ -300,8 +315,8 @@ fn unknown_branch(id: &DbId, name: &str, branches: &[Branch]) -> String {
     format!("{id} has no branch {name}; there are: {}", names.join(", "))
 }
 
-fn summary(context: &Context, id: DbId) -> Result<ReplicaSummary, CommandError> {
-    let store = context.remote(&id);
+fn summary(home: &Home, id: DbId) -> Result<ReplicaSummary, CommandError> {
+    let store = home.remote(&id);
     let listing = store.list().map_err(StageError::from)?;
     let manifest: Option<Manifest> = store.load_manifest()?;
     let newest = listing.files().iter().max_by_key(|file| file.range.max());
@@ -337,9 +352,9 @@ impl Scratch {
         context: &Context,
         store: &dyn Store,
         point: Point,
+        ownership: Option<Ownership>,
     ) -> Result<(Self, RestoreInfo), CommandError> {
         let scratch = Self(scratch_path(context));
-        let ownership = owner_of(store);
         let options = RestoreOptions {
             ownership: None,
             ..RestoreOptions::default()
@@ -400,13 +415,6 @@ fn restore_failed(error: RestoreError) -> CommandError {
         RestoreError::Plan(error) => CommandError::NotFound(chain(&error)),
         error => StageError::from(error).into(),
     }
-}
-
-fn owner_of(store: &dyn Store) -> Option<Ownership> {
-    sqlrep_replica::manifest::load(store.dir())
-        .ok()
-        .flatten()
-        .and_then(|manifest| manifest.file)
 }
 
 fn scratch_path(context: &Context) -> PathBuf {

@@ -77,6 +77,32 @@ pub struct Volume {
     pub restore: RestorePolicy,
     /// Journal policy.
     pub journal: JournalPolicy,
+    /// User and group of its app, where the pod says it: a replica that Litestream wrote does not.
+    pub user: Option<(u32, u32)>,
+    /// The volume of the pod that holds its replicas; `None`: the agent's root does.
+    pub target: Option<TargetVolume>,
+}
+
+/// A volume of a pod that holds its replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetVolume {
+    /// Its name in the pod.
+    pub name: String,
+    /// The kubelet's directory, absolute.
+    pub kubelet_root: PathBuf,
+    /// Where it is; or why that is not known.
+    pub place: Result<TargetPlace, String>,
+}
+
+/// Where a volume of a pod is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetPlace {
+    /// Its directory, relative to the kubelet's.
+    pub below: PathBuf,
+    /// What the volume is known by, whatever pod mounts it.
+    pub key: String,
+    /// The PersistentVolume, where there is one: its name and UID.
+    pub persistent: Option<(String, String)>,
 }
 
 /// A live database: a pod, one of its volumes, and a path in it.

@@ -10,6 +10,7 @@
 mod dir;
 mod early;
 mod os;
+mod place;
 mod temp;
 
 use std::ffi::{OsStr, OsString};
@@ -24,6 +25,7 @@ use sqlrep_format::Timestamp;
 pub use dir::Dir;
 pub use early::begin_writeback;
 pub use os::OsFs;
+pub use place::{Base, Place};
 pub use temp::{Temp, is_temp_name};
 
 /// Buffer between an encoder and the file: large enough for NFS's usual write size.
@@ -209,25 +211,22 @@ fn fill(
 }
 
 /// Opens a directory, and creates it and its parents durably where they are missing.
-pub fn ensure_dir(fs: &dyn Fs, path: &Path) -> Result<Dir, Failure> {
-    match Dir::open(path) {
+pub fn ensure_dir(fs: &dyn Fs, place: impl Into<Place>) -> Result<Dir, Failure> {
+    let place = place.into();
+    let path = place.path();
+    match place.open() {
         Ok(dir) => return Ok(dir),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(Failure::at("open", path)(error)),
     }
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+    let (Some(parent), Some(name)) = (place.parent(), path.file_name()) else {
         return Err(Failure::at("create", path)(
             io::ErrorKind::InvalidInput.into(),
         ));
     };
-    let parent = if parent.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        parent
-    };
     let parent = ensure_dir(fs, parent)?;
     make_durable(fs, &parent, name)?;
-    Dir::open(path).map_err(Failure::at("open", path))
+    place.open().map_err(Failure::at("open", path))
 }
 
 /// Opens a directory within another, never through a symbolic link, and creates it durably where
@@ -256,20 +255,16 @@ fn make_durable(fs: &dyn Fs, dir: &Dir, name: &OsStr) -> Result<(), Failure> {
 /// predecessor may have created them and died before it could fsync.
 ///
 /// Ancestors that may not be read are left out: who made them was somebody else.
-pub fn settle(fs: &dyn Fs, dir: &Dir) -> Result<(), Failure> {
+pub fn settle(fs: &dyn Fs, place: &Place, dir: &Dir) -> Result<(), Failure> {
     let Ok(device) = dir.device() else {
         return Ok(());
     };
-    for ancestor in dir.path().ancestors().skip(1).take(ANCESTORS_MAX) {
-        let ancestor = if ancestor.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            ancestor
-        };
-        match Dir::open(ancestor) {
+    let ancestors = std::iter::successors(place.parent(), Place::parent);
+    for ancestor in ancestors.take(ANCESTORS_MAX) {
+        match ancestor.open() {
             Ok(opened) if opened.device().is_ok_and(|found| found == device) => {
                 fs.fsync_dir(&opened)
-                    .map_err(Failure::at("fsync", ancestor))?;
+                    .map_err(Failure::at("fsync", ancestor.path()))?;
             }
             _ => break,
         }

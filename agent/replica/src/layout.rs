@@ -12,7 +12,7 @@ use sqlrep_format::TxidRange;
 use sqlrep_format::ltx::{FileName, Level};
 
 use crate::StoreError;
-use crate::durable::Dir;
+use crate::durable::Place;
 
 /// The directory below a replica that holds the levels (LITESTREAM.md §2.1).
 pub const LTX_DIR: &str = "ltx";
@@ -232,40 +232,38 @@ const REPLICA_DIRS_MAX: usize = 200_000;
 
 /// The replicas at or below a directory, relative to it and sorted: every directory that holds
 /// `ltx/`. Links are not followed; a directory that does not exist holds none.
-pub fn replicas_below(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+pub fn replicas_below(place: impl Into<Place>) -> Result<Vec<PathBuf>, StoreError> {
+    let place = place.into();
     let mut found = Vec::new();
     let mut looked = 0;
-    let mut waiting = match Dir::open(dir) {
-        Ok(opened) => vec![(opened.path().to_owned(), PathBuf::new(), 0)],
+    match place.open() {
+        Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-        Err(error) => return Err(StoreError::io("open", dir)(error)),
-    };
-    while let Some((path, relative, depth)) = waiting.pop() {
+        Err(error) => return Err(StoreError::io("open", place.path())(error)),
+    }
+    let mut waiting = vec![(PathBuf::new(), 0)];
+    while let Some((relative, depth)) = waiting.pop() {
         looked += 1;
         if looked > REPLICA_DIRS_MAX || depth > REPLICA_DEPTH_MAX {
             let text = format!(
                 "more than {REPLICA_DIRS_MAX} directories, or deeper than {REPLICA_DEPTH_MAX}"
             );
-            return Err(StoreError::io("look for replicas in", dir)(
+            return Err(StoreError::io("look for replicas in", place.path())(
                 io::Error::other(text),
             ));
         }
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
+        let inner = place.join(&relative);
+        let names = match inner.open().and_then(|dir| dir.subdirs()) {
+            Ok(names) => names,
             // Gone between two looks.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(StoreError::io("list", path)(error)),
+            Err(error) => return Err(StoreError::io("list", inner.path())(error)),
         };
-        for entry in entries {
-            let entry = entry.map_err(StoreError::io("list", &path))?;
-            let name = entry.file_name();
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || name == META_DIR {
-                continue;
-            }
+        for name in names {
             if name == LTX_DIR {
                 found.push(relative.clone());
-            } else {
-                waiting.push((entry.path(), relative.join(&name), depth + 1));
+            } else if name != META_DIR {
+                waiting.push((relative.join(&name), depth + 1));
             }
         }
     }

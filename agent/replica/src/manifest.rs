@@ -3,13 +3,13 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sqlrep_format::{PageSize, Timestamp, Txid};
 
 use crate::DbId;
-use crate::durable::{self, Dir, Failure, Fs, OsFs};
+use crate::durable::{self, Failure, Fs, OsFs, Place};
 use crate::layout::META_DIR;
 use crate::owner::WriterId;
 
@@ -151,11 +151,13 @@ struct Versioned {
     version: u32,
 }
 
-/// The manifest of the replica in `dir`; `None` when there is none (a replica that Litestream
+/// The manifest of the replica at `place`; `None` when there is none (a replica that Litestream
 /// wrote has none).
-pub fn load(dir: &Path) -> Result<Option<Manifest>, ManifestError> {
-    let path = dir.join(META_DIR).join(NAME);
-    let opened = Dir::open(dir)
+pub fn load(place: impl Into<Place>) -> Result<Option<Manifest>, ManifestError> {
+    let place = place.into();
+    let path = place.path().join(META_DIR).join(NAME);
+    let opened = place
+        .open()
         .and_then(|dir| dir.open_subdir(OsStr::new(META_DIR)))
         .and_then(|meta| meta.open_file(OsStr::new(NAME)));
     let file = match opened {
@@ -194,18 +196,23 @@ pub fn load(dir: &Path) -> Result<Option<Manifest>, ManifestError> {
     serde_json::from_slice(&bytes).map(Some).map_err(malformed)
 }
 
-/// Exchanges the manifest of the replica in `dir` as a whole; creates the directory.
-pub fn save(dir: &Path, manifest: &Manifest) -> Result<(), ManifestError> {
-    save_with(&OsFs, dir, manifest)
+/// Exchanges the manifest of the replica at `place` as a whole; creates the directory.
+pub fn save(place: impl Into<Place>, manifest: &Manifest) -> Result<(), ManifestError> {
+    save_with(&OsFs, place, manifest)
 }
 
 /// The same over another [`Fs`].
-pub fn save_with(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<(), ManifestError> {
-    let path = dir.join(META_DIR).join(NAME);
+pub fn save_with(
+    fs: &dyn Fs,
+    place: impl Into<Place>,
+    manifest: &Manifest,
+) -> Result<(), ManifestError> {
+    let place = place.into();
+    let path = place.path().join(META_DIR).join(NAME);
     let mut bytes = serde_json::to_vec_pretty(manifest)
         .map_err(|source| ManifestError::Malformed { path, source })?;
     bytes.push(b'\n');
-    let saved = durable::ensure_dir(fs, dir)
+    let saved = durable::ensure_dir(fs, &place)
         .and_then(|dir| durable::ensure_subdir(fs, &dir, OsStr::new(META_DIR)))
         .and_then(|meta| durable::replace(fs, &meta, OsStr::new(NAME), &bytes));
     saved.map_err(|Failure { step, path, source }| ManifestError::Io {

@@ -217,27 +217,51 @@ pub fn check_with(
     remembered: Option<&RootId>,
 ) -> Result<RootId, RootError> {
     let dir = Dir::open(root).map_err(|source| refused(root, "open", source))?;
-    let found = match (read(&dir)?, remembered) {
+    check_dir(fs, &dir, remembered, Content::Replicas)
+}
+
+/// The same for the open top of a volume that a pod names for its replicas. Whoever named it meant
+/// it, so it may hold anything else when it is marked.
+pub fn check_volume(dir: &Dir, remembered: Option<&RootId>) -> Result<RootId, RootError> {
+    check_dir(&OsFs, dir, remembered, Content::Anything)
+}
+
+/// What a root that is marked may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// Replicas or nothing.
+    Replicas,
+    /// It does not matter.
+    Anything,
+}
+
+fn check_dir(
+    fs: &dyn Fs,
+    dir: &Dir,
+    remembered: Option<&RootId>,
+    content: Content,
+) -> Result<RootId, RootError> {
+    let found = match (read(dir)?, remembered) {
         (Some(found), _) => found,
         (None, Some(expected)) => {
             return Err(RootError::Lost {
-                path: root.to_owned(),
+                path: dir.path().to_owned(),
                 expected: *expected,
             });
         }
         (None, None) => {
-            writable(&dir)?;
-            initialise(fs, &dir)?
+            writable(dir)?;
+            initialise(fs, dir, content)?
         }
     };
     if let Some(expected) = remembered.copied().filter(|expected| *expected != found) {
         return Err(RootError::Exchanged {
-            path: root.to_owned(),
+            path: dir.path().to_owned(),
             expected,
             found,
         });
     }
-    writable(&dir)?;
+    writable(dir)?;
     Ok(found)
 }
 
@@ -261,8 +285,8 @@ fn read(dir: &Dir) -> Result<Option<RootId>, RootError> {
     }
 }
 
-/// Marks an empty root. Of two nodes that do so at once one publishes, and both read that id.
-fn initialise(fs: &dyn Fs, dir: &Dir) -> Result<RootId, RootError> {
+/// Marks a root. Of two nodes that do so at once one publishes, and both read that id.
+fn initialise(fs: &dyn Fs, dir: &Dir, content: Content) -> Result<RootId, RootError> {
     let names = dir
         .entries()
         .map_err(|source| refused(dir.path(), "list", source))?;
@@ -274,7 +298,8 @@ fn initialise(fs: &dyn Fs, dir: &Dir) -> Result<RootId, RootError> {
     // Another node may have marked it since we looked. A root that nobody remembers and that holds
     // replicas is no share that is missing: somebody who had Litestream write there moves over.
     let marked = data.iter().any(|name| name == NAME);
-    if !data.is_empty() && !marked && !holds_replicas(dir) {
+    let refusable = content == Content::Replicas;
+    if refusable && !data.is_empty() && !marked && !holds_replicas(dir) {
         let mut found = data.get(..NAMES_SHOWN).unwrap_or(&data).join(", ");
         if data.len() > NAMES_SHOWN {
             found.push_str(", …");

@@ -80,6 +80,9 @@ pub struct PodNote {
     /// The UID of its namespace, where there is a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_uid: Option<String>,
+    /// The key of the volume of that pod which holds its replicas; `None`: the root does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 /// `<database>/.sqlrep/end.json`: how its pod ended is known.

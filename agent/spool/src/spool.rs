@@ -186,6 +186,25 @@ impl Spool {
         memo::save(&self.root_path(), root)
     }
 
+    /// The same for a volume of pods that holds replicas. Its key is made of letters, digits and '-'.
+    pub fn remembered_target(&self, key: &str) -> Result<Option<RootId>, Error> {
+        memo::load(&self.target_path(key))
+    }
+
+    /// Remembers it.
+    pub fn remember_target(&self, key: &str, id: &RootId) -> Result<(), Error> {
+        memo::save(&self.target_path(key), id)
+    }
+
+    /// Where that is remembered, for people who have to remove it.
+    pub fn target_path(&self, key: &str) -> PathBuf {
+        let plain: String = key
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || *c == '-')
+            .collect();
+        self.state_dir.join("targets").join(format!("{plain}.json"))
+    }
+
     fn root_path(&self) -> PathBuf {
         self.state_dir.join("root.json")
     }

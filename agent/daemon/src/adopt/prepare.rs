@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlrep_discover::PodRef;
-use sqlrep_pipeline::{Class, Medium, PrepareError, RestoredDatabase as Restored, Volume};
+use sqlrep_pipeline::{
+    Class, Medium, PrepareError, RestoredDatabase as Restored, StageError, Volume,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +68,12 @@ impl From<PrepareError> for Obstacle {
         };
         let reason = match &error {
             PrepareError::NotMounted { .. } => None,
+            // The kubelet is about to mount it.
+            PrepareError::Target(source)
+                if matches!(**source, StageError::TargetNotMounted { .. }) =>
+            {
+                None
+            }
             PrepareError::WaitingForHandover { .. } => Some(Reason::WaitingForHandover),
             PrepareError::VolumeTooSmall { .. } => Some(Reason::VolumeTooSmall),
             PrepareError::Failed { source, .. } if source.class() == Class::Refused => {
@@ -99,7 +107,7 @@ impl<F: Flow> Preparation<F> {
 
     async fn work(self) {
         let mut told = None;
-        if let Some(obstacle) = self.unsupported().or_else(|| self.uncertain()) {
+        if let Some(obstacle) = self.uncertain() {
             tracing::warn!(pod = %self.pod.name, ns = %self.pod.namespace, err = %obstacle.message, "the pod stays shut");
             if let Some(reason) = obstacle.reason {
                 self.say(reason, &obstacle.message);
@@ -135,20 +143,6 @@ impl<F: Flow> Preparation<F> {
     /// A pod without a gate whose containers ran already makes its own files: too late.
     fn may_restore(&self) -> bool {
         self.pod.gate.is_some() || !self.pod.started
-    }
-
-    /// Replicas in a volume of the pod: known, and not to be put anywhere else instead.
-    fn unsupported(&self) -> Option<Obstacle> {
-        let target = self.pod.policy.target_volume.as_ref()?;
-        Some(Obstacle {
-            phase: Phase::Failed,
-            reason: Some(Reason::RestoreFailed),
-            pause_max: RETRY_FAILED_MAX,
-            message: format!(
-                "annotation sqlrep.io/target-volume ({target}) is not available in this build \
-                 yet; take it away to replicate to the agent's root"
-            ),
-        })
     }
 
     /// A wrong annotation that leaves open which replica is the pod's, or whether it needs one:

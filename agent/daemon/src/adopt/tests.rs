@@ -210,11 +210,13 @@ fn pod() -> PodRef {
         namespace_uid: None,
         app: "surmai".to_owned(),
         node: None,
+        target: None,
         ephemeral_limit: None,
         volumes: vec![EmptyDir {
             name: "data".to_owned(),
             medium: Found_::Disk,
             size_limit: None,
+            user: None,
         }],
         policy: Policy::default(),
         phase: PodPhase::Pending,

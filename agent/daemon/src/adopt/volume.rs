@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use sqlrep_discover::{EmptyDir, Journal, Medium as Found, PodRef, PodUid, Restore, volume_dir};
-use sqlrep_pipeline::{JournalPolicy, Medium, PodIdentity, RestorePolicy, Settings, Volume};
+use sqlrep_pipeline::{
+    JournalPolicy, Medium, PodIdentity, RestorePolicy, Settings, TargetPlace, TargetVolume, Volume,
+};
 
 /// One selected emptyDir of a pod, with the agent's flags where the pod says nothing.
 pub(crate) fn volume(
@@ -44,6 +46,16 @@ pub(crate) fn volume(
             Journal::Keep => JournalPolicy::Keep,
             Journal::Wal => JournalPolicy::Wal,
         },
+        user: dir.user,
+        target: pod.target.as_ref().map(|target| TargetVolume {
+            name: target.volume.clone(),
+            kubelet_root: kubelet_root.to_owned(),
+            place: target.place.clone().map(|place| TargetPlace {
+                below: place.below,
+                key: place.key,
+                persistent: place.persistent,
+            }),
+        }),
     }
 }
 

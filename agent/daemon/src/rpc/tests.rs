@@ -99,6 +99,7 @@ impl Served {
             replica_owner: None,
             cluster_uid: None,
             lookup: Arc::new(sqlrep_pipeline::NoLookup),
+            targets: Arc::new(sqlrep_pipeline::NodeMemory),
         })
         .unwrap();
         fleet.ready();
@@ -154,6 +155,8 @@ impl Served {
             bytes_max: None,
             restore: RestorePolicy::Auto,
             journal: JournalPolicy::Keep,
+            user: None,
+            target: None,
         }
     }
 }

@@ -1,5 +1,7 @@
-//! What a pod does not say itself: who owns its owner, and the UID of its namespace. Each is asked
-//! once and kept as long as a pod needs it.
+//! What a pod does not say itself: who owns its owner, the UID of its namespace, and what lies behind
+//! the claim that it names for its replicas. Each is asked once and kept as long as a pod needs it.
+
+mod claim;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::pods::manifest::{LookedUp, Manifest};
+use crate::target::Claimed;
 
 /// Questions that are on their way at once (L12).
 const IN_FLIGHT_MAX: usize = 8;
@@ -20,6 +23,8 @@ const IN_FLIGHT_MAX: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// First pause after a failure; it doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// A claim that could not be used is looked at again after this: somebody may have mended it.
+const CLAIM_AGAIN: Duration = Duration::from_secs(5);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
@@ -39,10 +44,23 @@ pub(super) enum Question {
         /// Its UID: another of the same name is somebody else.
         uid: String,
     },
+    /// What lies behind a claim.
+    Claim {
+        /// Where it lies.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
-/// What the server answered; `None` where it has no such thing, or does not let us see it.
-type Answer = Option<String>;
+/// What the server answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// A name or a UID; `None` where it has no such thing, or does not let us see it.
+    Text(Option<String>),
+    /// What lies behind a claim, or why it cannot be used.
+    Claimed(Result<Claimed, String>),
+}
 
 /// Questions and answers.
 #[derive(Debug)]
@@ -53,6 +71,8 @@ pub(super) struct Lookups {
     tasks: JoinSet<(Question, Result<Answer, String>)>,
     pause: Duration,
     retry_at: Option<Instant>,
+    /// When claims that could not be used are looked at again.
+    claims_at: Option<Instant>,
 }
 
 /// Asks the server.
@@ -74,6 +94,7 @@ impl Lookups {
             tasks: JoinSet::new(),
             pause: PAUSE_MIN,
             retry_at: None,
+            claims_at: None,
         }
     }
 
@@ -98,11 +119,18 @@ impl Lookups {
     /// What is known for a pod.
     pub(super) fn of(&self, pod: &Manifest) -> LookedUp {
         let mut found = LookedUp::default();
-        for question in Question::all(pod) {
-            let answer = self.answers.get(&question).cloned().flatten();
-            match question {
-                Question::Namespace(_) => found.namespace_uid = answer,
-                Question::Owner { .. } => found.top_owner = answer,
+        for question in &Question::all(pod) {
+            match (question, self.answers.get(question)) {
+                (Question::Namespace(_), Some(Answer::Text(text))) => {
+                    found.namespace_uid.clone_from(text);
+                }
+                (Question::Owner { .. }, Some(Answer::Text(text))) => {
+                    found.top_owner.clone_from(text);
+                }
+                (Question::Claim { .. }, Some(Answer::Claimed(claimed))) => {
+                    found.claimed = Some(claimed.clone());
+                }
+                _ => {}
             }
         }
         found
@@ -130,8 +158,8 @@ impl Lookups {
 
     /// As if the server had answered.
     #[cfg(test)]
-    pub(super) fn insert(&mut self, question: Question, answer: Answer) {
-        self.answers.insert(question, answer);
+    pub(super) fn insert(&mut self, question: Question, answer: Option<String>) {
+        self.answers.insert(question, Answer::Text(answer));
     }
 
     fn take(&mut self, question: Question, answer: Result<Answer, String>) {
@@ -139,6 +167,9 @@ impl Lookups {
         match answer {
             Ok(answer) => {
                 self.pause = PAUSE_MIN;
+                if matches!(answer, Answer::Claimed(Err(_))) {
+                    self.claims_at.get_or_insert(Instant::now() + CLAIM_AGAIN);
+                }
                 self.answers.insert(question, answer);
             }
             Err(error) => {
@@ -159,12 +190,20 @@ impl Lookups {
 
     /// When failed questions are to be asked again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.retry_at
+        self.retry_at.into_iter().chain(self.claims_at).min()
     }
 
-    /// The rest is over.
+    /// A rest is over.
     pub(super) fn try_again(&mut self) {
-        self.retry_at = None;
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+        }
+        if self.claims_at.is_some_and(|at| at <= now) {
+            self.claims_at = None;
+            self.answers
+                .retain(|_, answer| !matches!(answer, Answer::Claimed(Err(_))));
+        }
     }
 }
 
@@ -175,7 +214,13 @@ impl Asker {
             Question::Namespace(name) => {
                 let api = Api::<PartialObjectMeta<Namespace>>::all(client);
                 let found = api.get(name).await.map(|object| object.metadata);
-                return Ok(seen(question, found)?.and_then(|meta| meta.uid));
+                let uid = seen(question, found)?.and_then(|meta| meta.uid);
+                return Ok(Answer::Text(uid));
+            }
+            Question::Claim { namespace, name } => {
+                return claim::look_up(client, namespace, name)
+                    .await
+                    .map(Answer::Claimed);
             }
             Question::Owner {
                 kind,
@@ -194,7 +239,7 @@ impl Asker {
             }
         };
         let meta = meta.filter(|meta| meta.uid.as_ref() == Some(uid));
-        Ok(meta.and_then(|meta| top_of(&meta)))
+        Ok(Answer::Text(meta.and_then(|meta| top_of(&meta))))
     }
 }
 

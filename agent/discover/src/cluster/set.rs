@@ -7,7 +7,7 @@ use crate::identity::{self, PodUid};
 use crate::manifests::Wanted;
 use crate::pods::manifest::Manifest;
 use crate::pods::{self, Reading};
-use crate::policy;
+use crate::{policy, target};
 
 /// Pods that are kept; several times what a kubelet runs (L12).
 const PODS_MAX: usize = 2_000;
@@ -129,7 +129,11 @@ impl Question {
             name: owner.name.clone(),
             uid: owner.uid.clone(),
         });
-        [namespace].into_iter().chain(owner).collect()
+        let claim = target::claim_of(pod).map(|name| Self::Claim {
+            namespace: metadata.namespace.clone(),
+            name: name.to_owned(),
+        });
+        [namespace].into_iter().chain(owner).chain(claim).collect()
     }
 }
 

@@ -125,6 +125,7 @@ fn pod(uid: &str, app: &str, phase: Phase) -> (PodUid, PodRef) {
         app: app.into(),
         node: None,
         volumes: vec![],
+        target: None,
         ephemeral_limit: None,
         policy: Policy::default(),
         phase,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::target::Claimed;
+
 /// A `v1/Pod`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -73,6 +75,8 @@ pub(crate) struct LookedUp {
     pub(crate) top_owner: Option<String>,
     /// The UID of its namespace.
     pub(crate) namespace_uid: Option<String>,
+    /// What lies behind the claim that it names for its replicas, or why that is not known.
+    pub(crate) claimed: Option<Result<Claimed, String>>,
 }
 
 /// One of its `metadata.ownerReferences`.
@@ -99,6 +103,26 @@ pub(crate) struct Spec {
     pub(crate) init_containers: Vec<Container>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) containers: Vec<Container>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) security_context: SecurityContext,
+}
+
+/// Whom the processes of a pod, or of one of its containers, run as.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct SecurityContext {
+    pub(crate) run_as_user: Option<u32>,
+    pub(crate) run_as_group: Option<u32>,
+    /// Of a pod only.
+    pub(crate) fs_group: Option<u32>,
+}
+
+/// One of the `volumeMounts` of a container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct VolumeMount {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) name: String,
 }
 
 /// One of its containers.
@@ -107,6 +131,10 @@ pub(crate) struct Spec {
 pub(crate) struct Container {
     #[serde(deserialize_with = "or_default")]
     pub(crate) resources: Resources,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) security_context: SecurityContext,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) volume_mounts: Vec<VolumeMount>,
 }
 
 /// What a container may use.
@@ -124,6 +152,20 @@ impl Container {
 }
 
 impl Spec {
+    /// User and group of the first container that mounts a volume, as far as the pod says: an image
+    /// may have a user of its own, which is seen nowhere here.
+    pub(crate) fn user_of(&self, volume: &str) -> Option<(u32, u32)> {
+        let mounts = |container: &&Container| {
+            let mut names = container.volume_mounts.iter();
+            names.any(|mount| mount.name == volume)
+        };
+        let container = self.containers.iter().find(mounts)?.security_context;
+        let pod = self.security_context;
+        let user = container.run_as_user.or(pod.run_as_user)?;
+        let group = pod.fs_group.or(container.run_as_group).or(pod.run_as_group);
+        Some((user, group.unwrap_or(0)))
+    }
+
     /// What the pod may keep on the node's disk in all: the kubelet adds up the limits of its
     /// containers, and an init container's own limit holds when it is larger.
     pub(crate) fn ephemeral_limit(&self) -> Option<u64> {
@@ -148,6 +190,30 @@ pub(crate) struct Volume {
     /// takes neither for anything else, so the key's presence decides.
     #[serde(deserialize_with = "present")]
     pub(crate) empty_dir: Option<EmptyDirSource>,
+    pub(crate) nfs: Option<NfsSource>,
+    pub(crate) persistent_volume_claim: Option<ClaimSource>,
+}
+
+/// The inside of `nfs`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct NfsSource {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) server: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) path: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) read_only: bool,
+}
+
+/// The inside of `persistentVolumeClaim`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ClaimSource {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) claim_name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) read_only: bool,
 }
 
 /// The inside of `emptyDir`.

@@ -71,6 +71,7 @@ fn whole_pod_is_read() {
         name: name.into(),
         medium,
         size_limit,
+        user: None,
     };
     assert_eq!(
         pod.volumes,
@@ -190,4 +191,23 @@ fn quantities_are_bytes() {
     ] {
         assert_eq!(Quantity::Text(text.into()).bytes(), bytes, "{text:?}");
     }
+}
+
+#[test]
+fn the_user_of_an_app_is_told_where_the_pod_says_it() {
+    let user = |pod: &str, container: &str| {
+        let text = format!(
+            r#"{{"securityContext": {pod}, "containers": [
+                {{"volumeMounts": [{{"name": "other"}}], "securityContext": {{"runAsUser": 7}}}},
+                {{"volumeMounts": [{{"name": "data"}}], "securityContext": {container}}}]}}"#
+        );
+        let spec: manifest::Spec = serde_json::from_str(&text).unwrap();
+        spec.user_of("data")
+    };
+    assert_eq!(user("{}", "{}"), None);
+    assert_eq!(user(r#"{"runAsUser": 1}"#, "null"), Some((1, 0)));
+    let both = r#"{"runAsUser": 1, "runAsGroup": 2}"#;
+    assert_eq!(user(both, r#"{"runAsUser": 3}"#), Some((3, 2)));
+    let group = r#"{"runAsUser": 1, "fsGroup": 5}"#;
+    assert_eq!(user(group, r#"{"runAsGroup": 4}"#), Some((1, 5)));
 }

@@ -22,7 +22,7 @@ fn parse_all(pairs: &[(&str, &str)]) -> Parsed {
         &annotations,
         PodVolumes {
             empty_dirs: &empty_dirs,
-            others: &others,
+            targets: &others,
         },
     )
 }

@@ -95,14 +95,14 @@ impl Database {
         let tend = Tend {
             store: self.main.clone(),
             spool: self.spool.clone(),
-            root: self.context.root.clone(),
+            home: self.home.clone(),
             writer: self.writer,
             policy: self.tending.upkeep.policy().clone(),
             keep_beside: self.context.config.branch_retention,
             full: self.tending.full,
             known: self.tending.upkeep.listing().cloned().unwrap_or_default(),
         };
-        let lane = self.context.upkeep.clone();
+        let lane = self.home.upkeep().clone();
         self.tending.work = Some(Box::pin(async move {
             let job = move || tend.run(chore, timestamp_now());
             let done = lane.run(limits::RESTORE_TIMEOUT, job).await;

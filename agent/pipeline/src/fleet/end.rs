@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::{Fleet, drain_all, lock};
-use crate::database::{Ask, Database, Handle};
+use crate::database::{Ask, Database, Handle, Origin};
+use crate::home::Home;
 use crate::status::{DatabaseStatus, State};
 use crate::{Key, Medium, PodIdentity, RestorePolicy, Settings, Volume, limits};
 
@@ -100,14 +101,16 @@ impl Fleet {
                     key.path.as_path(),
                 ) == (pod_uid, id.volume(), id.path())
             };
-            let known = self.context.was_restored(pod_uid, &id) || !self.handles(of_it).is_empty();
+            let known = self.context.was_restored(pod_uid, &id)
+                || !self.handles(of_it).is_empty()
+                || self.context.is_left(&left_key(&id, pod_uid));
             if !known && self.holds_something(&id, pod_uid) {
                 self.ship_orphan(&id, pod_uid);
             }
         }
     }
 
-    fn held(&self) -> Vec<Held> {
+    pub(super) fn held(&self) -> Vec<Held> {
         self.context.spool.databases().unwrap_or_else(|error| {
             tracing::error!(err = %error, "cannot look for tails of pods that are gone");
             Vec::new()
@@ -139,7 +142,7 @@ impl Fleet {
         holds
     }
 
-    /// The spool of a pod that is gone is emptied into its replica.
+    /// The spool of a pod that is gone is emptied into its replica, if that can be reached.
     pub(super) fn ship_orphan(&self, id: &DbId, pod_uid: &str) {
         let spool = match self.context.spool.database(id, pod_uid) {
             Ok(spool) => spool,
@@ -148,18 +151,47 @@ impl Fleet {
                 return;
             }
         };
+        let in_target = spool.pod_note().is_some_and(|note| note.target.is_some());
+        let home = if in_target {
+            self.context.target_of(pod_uid)
+        } else {
+            Some(self.context.home.clone())
+        };
+        match home {
+            Some(home) => self.ship_orphan_to(id, spool, home),
+            None => self.context.leave(&left_key(id, pod_uid), id, &spool),
+        }
+    }
+
+    pub(super) fn ship_orphan_to(&self, id: &DbId, spool: DatabaseSpool, home: Home) {
         let volume = orphan(id, &spool, self.context.config.defaults);
-        let key = Key::new(&volume, id.path());
+        let (key, pod_uid) = (Key::new(&volume, id.path()), volume.pod.uid.clone());
         let mut actors = self.context.actors();
         if actors.contains_key(&key) {
             return;
         }
         let pod = &volume.pod.name;
         tracing::info!(db = %id, %pod, pod_uid, "a pod that is gone left a replica to release");
-        let row = DatabaseStatus::new(id.clone(), pod, pod_uid);
+        let row = DatabaseStatus::new(id.clone(), pod, &pod_uid);
+        self.context.take_up(&key);
         self.context.board.insert(&key, row);
-        let actor = Database::start(&self.context, volume, id.clone(), spool, false);
+        let actor = Database::start(
+            &self.context,
+            volume,
+            (id.clone(), spool),
+            home,
+            Origin::Orphan,
+        );
         actors.insert(key, actor);
+    }
+}
+
+/// The key of a database that only exists in the spool any more.
+pub(super) fn left_key(id: &DbId, pod_uid: &str) -> Key {
+    Key {
+        pod_uid: pod_uid.to_owned(),
+        volume: id.volume().to_owned(),
+        path: id.path().to_path_buf(),
     }
 }
 
@@ -195,6 +227,7 @@ fn orphan(id: &DbId, spool: &DatabaseSpool, settings: Settings) -> Volume {
     let note = spool.pod_note().unwrap_or_else(|| PodNote {
         name: format!("gone-{pod_uid}"),
         namespace_uid: None,
+        target: None,
     });
     Volume {
         pod: PodIdentity {
@@ -211,5 +244,7 @@ fn orphan(id: &DbId, spool: &DatabaseSpool, settings: Settings) -> Volume {
         bytes_max: None,
         restore: RestorePolicy::Never,
         journal: crate::JournalPolicy::Keep,
+        user: None,
+        target: None,
     }
 }

@@ -59,7 +59,7 @@ impl Root {
             head: Txid::new(3),
             claims: Vec::new(),
         };
-        manifest::save(&root.replica(), &manifest).unwrap();
+        manifest::save(root.replica(), &manifest).unwrap();
         root
     }
 
@@ -74,7 +74,7 @@ impl Root {
     }
 
     fn manifest(&self) -> Manifest {
-        manifest::load(&self.replica()).unwrap().unwrap()
+        manifest::load(self.replica()).unwrap().unwrap()
     }
 
     /// An agent of its own, and the volume of a pod on it.
@@ -100,6 +100,7 @@ impl Root {
             replica_owner: None,
             cluster_uid: None,
             lookup: Arc::clone(&said) as Arc<dyn PodLookup>,
+            targets: Arc::new(crate::NodeMemory),
         });
         let dir = self.dir.path().join(format!("volume-{node}"));
         std::fs::create_dir(&dir).unwrap();
@@ -118,6 +119,8 @@ impl Root {
             bytes_max: None,
             restore: RestorePolicy::Auto,
             journal: JournalPolicy::Keep,
+            user: None,
+            target: None,
         };
         let fleet = fleet.unwrap();
         fleet.register(&volume.pod.uid);
@@ -251,7 +254,7 @@ async fn what_was_released_above_the_listing_is_waited_for() {
     let root = Root::new(OwnerState::Released);
     let mut manifest = root.manifest();
     manifest.head = Txid::new(4);
-    manifest::save(&root.replica(), &manifest).unwrap();
+    manifest::save(root.replica(), &manifest).unwrap();
     let node = root.node("here", PodLife::Gone);
     let error = node.prepare().await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");

@@ -9,19 +9,20 @@
 //! is therefore known from more: the manifest names the head at which its owner let go, and the
 //! link of the claim fails where a file is that no listing showed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sqlrep_format::{Pgno, Timestamp, Txid, page_checksum};
 use sqlrep_replica::durable::{self, OsFs};
 use sqlrep_replica::owner::{self, Branch, Claim, WriterId};
 use sqlrep_replica::{
-    DbId, Destination, Manifest, OwnerState, Point, RestoreError, RestoreOptions, Staged, Store,
-    StoreError, restore,
+    DbId, Destination, IdError, Manifest, OwnerState, Ownership, Point, RestoreError,
+    RestoreOptions, Staged, Store, StoreError, restore,
 };
 use sqlrep_spool::{DatabaseSpool, Seed};
 
 use crate::Volume;
 use crate::error::StageError;
+use crate::home::Home;
 use crate::remote::Remote;
 use crate::stage::sign::{Signed, sign};
 
@@ -59,8 +60,8 @@ impl Candidate {
     }
 
     fn retired_chain(&self) -> Result<Option<Branch>, StageError> {
-        let dir = self.store.dir();
-        Ok(self.store.acting(|| owner::retired_chain(dir))?)
+        let place = self.store.place();
+        Ok(self.store.acting(|| owner::retired_chain(place))?)
     }
 }
 
@@ -178,7 +179,9 @@ fn stage(
 ) -> Result<Staged, StageError> {
     let options = RestoreOptions {
         threads: RESTORE_THREADS,
-        ownership: manifest.and_then(|manifest| manifest.file),
+        ownership: manifest
+            .and_then(|manifest| manifest.file)
+            .or_else(|| owner_unsaid(candidate, volume)),
     };
     let destination = Destination::in_volume(&volume.dir, candidate.id.path())?;
     let store = &candidate.store;
@@ -192,6 +195,31 @@ fn stage(
         });
     }
     Ok(staged?)
+}
+
+/// Whom a database is given whose replica does not say: Litestream's have no such note. The app's
+/// user, if the pod names one; else whoever owns the replica in a volume of the pod, for that was a
+/// container of it. Nobody known: anybody in the pod may write it, which is told.
+fn owner_unsaid(candidate: &Candidate, volume: &Volume) -> Option<Ownership> {
+    let place = candidate.store.place();
+    let owner = || place.owner().ok().filter(|(uid, _)| *uid != 0);
+    if let Some((uid, gid)) = volume.user.or_else(owner) {
+        let mode = 0o660;
+        return Some(Ownership { uid, gid, mode });
+    }
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    if !uid.is_root() {
+        return None;
+    }
+    tracing::warn!(
+        db = %candidate.id, pod = %volume.pod.name,
+        "neither replica nor pod says whose the database is: it is given mode 0666; set runAsUser"
+    );
+    Some(Ownership {
+        uid: uid.as_raw(),
+        gid: gid.as_raw(),
+        mode: 0o666,
+    })
 }
 
 fn publish(
@@ -225,32 +253,58 @@ fn publish(
     })
 }
 
-/// The databases that the replica root holds for a volume, from a bounded walk.
-pub(crate) fn candidates(
-    root: &Path,
-    volume: &Volume,
-    open: impl Fn(PathBuf) -> Remote,
-) -> Result<Vec<Candidate>, StageError> {
+/// The databases that a home holds for a volume, from a bounded walk. Blocking: only on its lanes.
+pub(crate) fn candidates(home: &Home, volume: &Volume) -> Result<Vec<Candidate>, StageError> {
     let pod = &volume.pod;
-    let base = root.join(&pod.namespace).join(&pod.app).join(&volume.name);
-    // A name that was looked up before it existed may stay missing for half a minute on NFS, and
-    // "no replica" would start the app empty. Making the directory asks the server.
-    durable::ensure_dir(&OsFs, &base).map_err(StoreError::from)?;
+    let place = home.place_of(&pod.namespace, &pod.app, &volume.name);
+    let below = home.acting(|| {
+        // A name that was looked up before it existed may stay missing for half a minute on NFS, and
+        // "no replica" would start the app empty. Making the directory asks the server; in one that
+        // is there, making a file makes whatever is known of it void.
+        let dir = durable::ensure_dir(&OsFs, &place).map_err(StoreError::from)?;
+        if home.target().is_some() {
+            drop(durable::Temp::create(&OsFs, &dir).map_err(StoreError::from)?);
+        }
+        sqlrep_replica::replicas_below(&place).map_err(StageError::from)
+    })?;
     let mut found = Vec::new();
-    for below in sqlrep_replica::replicas_below(&base)? {
-        let dir = base.join(&below);
-        let relative = dir.strip_prefix(root).unwrap_or(&dir).to_path_buf();
-        match DbId::from_replica_path(&relative) {
+    for below in below {
+        match identify(volume, &below) {
             Ok(id) => found.push(Candidate {
+                store: home.remote(&id),
                 id,
-                store: open(dir),
             }),
+            Err(error) if below.as_os_str().is_empty() && home.target().is_some() => {
+                return Err(at_the_top(home, volume, &error));
+            }
             Err(error) => {
-                tracing::warn!(path = %dir.display(), err = %error, "not a replica of ours");
+                let path = place.path().join(&below);
+                tracing::warn!(path = %path.display(), err = %error, "not a replica of ours");
             }
         }
     }
     // An unreadable replica is not an empty one: the restore will say why it fails.
     found.retain(|candidate| !candidate.is_empty().unwrap_or(false));
     Ok(found)
+}
+
+fn identify(volume: &Volume, below: &Path) -> Result<DbId, IdError> {
+    let text = below
+        .to_str()
+        .ok_or_else(|| IdError::Path(below.to_owned()))?;
+    DbId::from_encoded(&volume.pod.namespace, &volume.pod.app, &volume.name, text)
+}
+
+/// Litestream can be told to write there. Which database it is of nobody knows, and to start an app
+/// without it is what must not happen.
+fn at_the_top(home: &Home, volume: &Volume, error: &IdError) -> StageError {
+    let target = home.target().map(|watch| watch.volume().name.clone());
+    StageError::Target {
+        volume: target.unwrap_or_default(),
+        reason: format!(
+            "it holds a replica at its top (ltx/): move that directory into one that is called like \
+             the database in volume {}, as in data.db/ltx ({error})",
+            volume.name
+        ),
+    }
 }

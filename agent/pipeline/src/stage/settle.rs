@@ -5,14 +5,14 @@
 
 use sqlrep_format::Timestamp;
 use sqlrep_replica::owner::{self, Claim, WriterId};
-use sqlrep_replica::{Listing, Manifest, Point, Store, restore};
+use sqlrep_replica::{DbId, Listing, Manifest, Point, Store, restore};
 use sqlrep_spool::DatabaseSpool;
 
 use crate::PodIdentity;
 use crate::decide::{Decision, Facts, Head, LastOwner, Local, decide};
 use crate::error::StageError;
+use crate::home::Home;
 use crate::remote::Remote;
-use crate::root::RootWatch;
 use crate::stage::sign::{Signed, sign};
 
 /// What the stage works on.
@@ -20,7 +20,7 @@ use crate::stage::sign::{Signed, sign};
 pub(crate) struct Settle {
     pub(crate) store: Remote,
     pub(crate) spool: DatabaseSpool,
-    pub(crate) root: RootWatch,
+    pub(crate) home: Home,
     pub(crate) writer: WriterId,
     pub(crate) pod: PodIdentity,
     pub(crate) cluster_uid: Option<String>,
@@ -45,9 +45,10 @@ pub(crate) enum Settled {
 impl Settle {
     /// Reads the facts and decides; changes nothing.
     pub(crate) fn decide(&self) -> Result<Decision, StageError> {
-        self.store.acting(|| self.root.check())?;
+        self.home.check()?;
         let manifest = self.store.load_manifest()?;
         check_identity(manifest.as_ref(), &self.pod, self.cluster_uid.as_deref())?;
+        check_name(&self.home, manifest.as_ref(), &self.manifest.id)?;
         let head = self.head(&self.store.list()?)?;
         Ok(decide(&Facts {
             pod_uid: self.pod.uid.clone(),
@@ -107,7 +108,7 @@ impl Settle {
     pub(crate) fn branch(&self, owner: String, now: Timestamp) -> Result<Settled, StageError> {
         let (name, store) = self
             .store
-            .acting(|| owner::branch(self.store.dir(), &self.pod.name, now))?;
+            .acting(|| owner::branch(self.store.place(), &self.pod.name, now))?;
         Ok(Settled::Branch {
             store: self.store.with(store),
             name,
@@ -204,7 +205,7 @@ pub(crate) fn retire(store: &Remote, label: &str, now: Timestamp) -> Result<(), 
             (manifest.head, manifest.claims) = (None, Vec::new());
             store.save_manifest(&manifest)?;
         }
-        store.acting(|| owner::retire_chain(store.dir(), label, now))?;
+        store.acting(|| owner::retire_chain(store.place(), label, now))?;
     }
     Ok(())
 }
@@ -229,6 +230,27 @@ pub(crate) fn check_identity(
         manifest.namespace_uid.as_deref(),
         pod.namespace_uid.as_deref(),
     )
+}
+
+/// A volume of pods knows a replica by its path alone: two apps that name one volume must not share
+/// the replica in it.
+pub(crate) fn check_name(
+    home: &Home,
+    manifest: Option<&Manifest>,
+    id: &DbId,
+) -> Result<(), StageError> {
+    let theirs = manifest.map(|manifest| &manifest.id);
+    match theirs.filter(|theirs| home.target().is_some() && *theirs != id) {
+        None => Ok(()),
+        Some(theirs) => Err(StageError::Refused {
+            reason: format!(
+                "the replica {} in that volume is of {theirs}, and this database is {id}: two apps \
+                 must not share a replica; give this one another volume, or, if it is the same app \
+                 under a new name, remove .sqlrep/manifest.json from the replica",
+                home.path().join(id.encoded_path()).display()
+            ),
+        }),
+    }
 }
 
 /// Same path, other cluster or namespace: two apps must never share a replica (DESIGN §4.2).

@@ -10,8 +10,8 @@ use sqlrep_replica::{Manifest, ReplicaFile, Store as _, StoreError};
 use sqlrep_spool::{DatabaseSpool, Entry};
 
 use crate::error::StageError;
+use crate::home::Home;
 use crate::remote::Remote;
-use crate::root::RootWatch;
 use crate::stage::sign::{Signed, sign};
 
 /// Files that one turn on the lane ships at most: after an outage a database with a long backlog
@@ -24,7 +24,7 @@ pub(crate) struct Target {
     pub(crate) store: Remote,
     pub(crate) writer: WriterId,
     pub(crate) spool: DatabaseSpool,
-    pub(crate) root: RootWatch,
+    pub(crate) home: Home,
 }
 
 /// What one turn did.
@@ -80,7 +80,7 @@ impl Target {
     }
 
     fn try_ship(&self, batch: &mut Batch, manifest: Option<Manifest>) -> Result<End, StageError> {
-        self.store.acting(|| self.root.check())?;
+        self.home.check()?;
         for _ in 0..BATCH_FILES {
             let Some(entry) = self.spool.first_pending() else {
                 break;

@@ -59,6 +59,7 @@ mod tests {
     use sqlrep_replica::{Owner, OwnerState, Ownership};
 
     use super::*;
+    use crate::remote::Whose;
 
     fn manifest(uid: &str, head: u64) -> Manifest {
         Manifest {
@@ -84,7 +85,7 @@ mod tests {
     #[test]
     fn an_owner_that_was_replaced_does_not_write_over_its_successor() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Remote::new(dir.path().to_path_buf(), None);
+        let store = Remote::new(dir.path(), Whose::Given(None));
         let claim = Txid::new(11);
         assert_eq!(
             sign(&store, manifest("old", 10), None).unwrap(),
@@ -108,7 +109,7 @@ mod tests {
     #[test]
     fn what_an_owner_does_not_know_stays_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Remote::new(dir.path().to_path_buf(), None);
+        let store = Remote::new(dir.path(), Whose::Given(None));
         let file = Some(Ownership {
             uid: 1000,
             gid: 1000,

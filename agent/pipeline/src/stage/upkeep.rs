@@ -15,9 +15,9 @@ use sqlrep_replica::{Listing, ReplicaFile, Store};
 use sqlrep_spool::DatabaseSpool;
 
 use crate::error::StageError;
+use crate::home::Home;
 use crate::limits;
 use crate::remote::Remote;
-use crate::root::RootWatch;
 use crate::stage::scrub::Damage;
 use crate::upkeep::Chore;
 
@@ -26,7 +26,7 @@ use crate::upkeep::Chore;
 pub(crate) struct Tend {
     pub(crate) store: Remote,
     pub(crate) spool: DatabaseSpool,
-    pub(crate) root: RootWatch,
+    pub(crate) home: Home,
     pub(crate) writer: WriterId,
     pub(crate) policy: Policy,
     /// How long what lies beside the chain is kept.
@@ -74,7 +74,7 @@ pub(crate) struct Listed {
 impl Tend {
     /// Does one chore.
     pub(crate) fn run(&self, chore: Chore, now: Timestamp) -> Result<Tended, StageError> {
-        self.store.acting(|| self.root.check())?;
+        self.home.check()?;
         match chore {
             Chore::List => self.list(now),
             Chore::Compact(level) => self.compact(level, now),

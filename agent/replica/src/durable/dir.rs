@@ -131,6 +131,27 @@ impl Dir {
 
     /// All names but `.` and `..`, in no order.
     pub fn entries(&self) -> io::Result<Vec<OsString>> {
+        let names = self.typed_entries()?;
+        Ok(names.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The names of the directories in it; a link to one is none.
+    pub fn subdirs(&self) -> io::Result<Vec<OsString>> {
+        let mut found = Vec::new();
+        for (name, kind) in self.typed_entries()? {
+            let is_dir = match kind {
+                // Some file systems do not say.
+                FileType::Unknown => self.open_subdir(&name).is_ok(),
+                kind => kind.is_dir(),
+            };
+            if is_dir {
+                found.push(name);
+            }
+        }
+        Ok(found)
+    }
+
+    fn typed_entries(&self) -> io::Result<Vec<(OsString, FileType)>> {
         // A second open: a directory stream moves the offset of its descriptor.
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(self)? {
@@ -141,7 +162,7 @@ impl Dir {
                 return Err(io::Error::other(text));
             }
             if name != b"." && name != b".." {
-                names.push(OsStr::from_bytes(name).to_owned());
+                names.push((OsStr::from_bytes(name).to_owned(), entry.file_type()));
             }
         }
         Ok(names)

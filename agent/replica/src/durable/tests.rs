@@ -207,7 +207,7 @@ fn a_publish_that_crashes_leaves_the_whole_file_or_none() {
 #[test]
 fn a_publish_into_new_directories_survives_once_it_is_reported() {
     let run = |fs: &dyn Fs, dir: &Path| {
-        let made = ensure_dir(fs, &dir.join("x/y/z"));
+        let made = ensure_dir(fs, dir.join("x/y/z"));
         made.and_then(|made| put(fs, made.path(), b"one")).is_ok()
     };
     each_crash(

@@ -139,11 +139,11 @@ fn replicas_are_found_below_a_directory() {
         Path::new("d/y.db")
     );
     assert!(
-        replicas_below(&dir.path().join("nowhere"))
+        replicas_below(dir.path().join("nowhere"))
             .unwrap()
             .is_empty()
     );
-    assert!(replicas_below(&dir.path().join("n/a/v/x.db")).unwrap() == [PathBuf::new()]);
+    assert!(replicas_below(dir.path().join("n/a/v/x.db")).unwrap() == [PathBuf::new()]);
 }
 
 #[test]

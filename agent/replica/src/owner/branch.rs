@@ -13,7 +13,7 @@ use sqlrep_format::ltx::Level;
 use sqlrep_format::{Timestamp, Txid, TxidRange};
 
 use crate::calendar::{compact, parse_compact};
-use crate::durable::{self, Dir, Fs, OsFs};
+use crate::durable::{self, Fs, OsFs, Place};
 use crate::layout::{BRANCHES_DIR, LTX_DIR, META_DIR, encode_part};
 use crate::{DirStore, Listing, Put, ReplicaFile, Store, StoreError};
 
@@ -41,32 +41,38 @@ pub struct Branch {
     pub bytes: u64,
 }
 
-/// A new branch of the replica in `replica_dir`, and its name. It exists with its first file.
+/// A new branch of the replica at `replica`, and its name. It exists with its first file.
 pub fn branch(
-    replica_dir: &Path,
+    replica: impl Into<Place>,
     pod: &str,
     now: Timestamp,
 ) -> Result<(String, DirStore), StoreError> {
     let name = branch_name(pod, now);
-    let store = DirStore::new(branches_dir(replica_dir).join(&name));
+    let store = DirStore::new(branches_place(&replica.into()).join(&name));
     Ok((name, store))
 }
 
 /// Moves the whole chain of a replica to a branch, so that a new chain can begin at TXID 1; says
 /// the branch's name. For a database that changed its page size, or a chain with a hole.
-pub fn retire_chain(replica_dir: &Path, label: &str, now: Timestamp) -> Result<String, StoreError> {
-    retire_chain_with(&OsFs, replica_dir, label, now)
+pub fn retire_chain(
+    replica: impl Into<Place>,
+    label: &str,
+    now: Timestamp,
+) -> Result<String, StoreError> {
+    retire_chain_with(&OsFs, replica, label, now)
 }
 
 /// The same over another [`Fs`].
 pub fn retire_chain_with(
     fs: &dyn Fs,
-    replica_dir: &Path,
+    replica: impl Into<Place>,
     label: &str,
     now: Timestamp,
 ) -> Result<String, StoreError> {
-    let name = branch_name(label, now);
-    let dir = Dir::open(replica_dir).map_err(StoreError::io("open", replica_dir))?;
+    let (replica, name) = (replica.into(), branch_name(label, now));
+    let dir = replica
+        .open()
+        .map_err(StoreError::io("open", replica.path()))?;
     let meta = durable::ensure_subdir(fs, &dir, OsStr::new(META_DIR))?;
     let branches = durable::ensure_subdir(fs, &meta, OsStr::new(BRANCHES_DIR))?;
     let branch = durable::ensure_subdir(fs, &branches, OsStr::new(&name))?;
@@ -76,14 +82,14 @@ pub fn retire_chain_with(
     Ok(name)
 }
 
-/// The branches of the replica in `replica_dir`, oldest first. Directories that are no branches
+/// The branches of the replica at `replica`, oldest first. Directories that are no branches
 /// are left out.
-pub fn list_branches(replica_dir: &Path) -> Result<Vec<Branch>, StoreError> {
-    let dir = branches_dir(replica_dir);
-    let names = match Dir::open(&dir).and_then(|dir| dir.entries()) {
+pub fn list_branches(replica: impl Into<Place>) -> Result<Vec<Branch>, StoreError> {
+    let dir = branches_place(&replica.into());
+    let names = match dir.open().and_then(|dir| dir.entries()) {
         Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(StoreError::io("list", dir)(error)),
+        Err(error) => return Err(StoreError::io("list", dir.path())(error)),
     };
     let mut names: Vec<String> = names
         .into_iter()
@@ -123,8 +129,8 @@ pub fn list_branches(replica_dir: &Path) -> Result<Vec<Branch>, StoreError> {
 
 /// The newest branch that is a whole chain: what a replica without files held until its chain was
 /// retired.
-pub fn retired_chain(replica_dir: &Path) -> Result<Option<Branch>, StoreError> {
-    let branches = list_branches(replica_dir)?;
+pub fn retired_chain(replica: impl Into<Place>) -> Result<Option<Branch>, StoreError> {
+    let branches = list_branches(replica)?;
     let whole = |branch: &Branch| branch.from == Txid::FIRST;
     Ok(branches.into_iter().rfind(whole))
 }
@@ -150,16 +156,19 @@ pub struct BranchStore {
 }
 
 impl BranchStore {
-    /// Opens a branch of the replica in `replica_dir` by its name.
-    pub fn open(replica_dir: &Path, name: &str) -> Result<Self, StoreError> {
-        let dir = branches_dir(replica_dir);
+    /// Opens a branch of the replica at `replica` by its name.
+    pub fn open(replica: impl Into<Place>, name: &str) -> Result<Self, StoreError> {
+        let replica = replica.into();
+        let dir = branches_place(&replica);
         if parse_name(name).is_none() {
             let no_branch = io::Error::new(io::ErrorKind::NotFound, "not the name of a branch");
-            return Err(StoreError::io("open", dir.join(name))(no_branch));
+            return Err(StoreError::io("open", dir.path().join(name))(no_branch));
         }
         let own = DirStore::new(dir.join(name));
         // Opened, and not only looked at: a branch that is not there must not look empty.
-        Dir::open(own.dir()).map_err(StoreError::io("open", own.dir()))?;
+        own.place()
+            .open()
+            .map_err(StoreError::io("open", own.dir()))?;
         let from = own
             .list()?
             .files()
@@ -167,7 +176,7 @@ impl BranchStore {
             .map(|file| file.range.min())
             .min();
         Ok(Self {
-            main: DirStore::new(replica_dir),
+            main: DirStore::new(replica),
             own,
             from,
         })
@@ -222,8 +231,8 @@ impl Store for BranchStore {
     }
 }
 
-pub(crate) fn branches_dir(replica_dir: &Path) -> PathBuf {
-    replica_dir.join(META_DIR).join(BRANCHES_DIR)
+fn branches_place(replica: &Place) -> Place {
+    replica.join(META_DIR).join(BRANCHES_DIR)
 }
 
 fn branch_name(label: &str, now: Timestamp) -> String {

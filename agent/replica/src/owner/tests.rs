@@ -395,7 +395,7 @@ fn a_retired_chain_makes_room_and_stays_restorable() {
     verify(&retired, Point::Latest, &()).unwrap();
     assert_eq!(list_branches(dir.path()).unwrap()[0].from, txid(1));
     assert!(
-        retire_chain(&dir.path().join("nowhere"), "x", time(3))
+        retire_chain(dir.path().join("nowhere"), "x", time(3))
             .unwrap_err()
             .is_missing()
     );

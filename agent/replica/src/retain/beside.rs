@@ -2,14 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlrep_format::{Timestamp, Txid};
 
 use super::later;
 use crate::calendar::parse_compact;
-use crate::durable::{self, Dir, Fs};
+use crate::durable::{self, Dir, Fs, Place};
 use crate::layout::{BRANCHES_DIR, DAMAGED_DIR, META_DIR};
 use crate::owner::{Branch, list_branches};
 use crate::{Listing, StoreError};
@@ -29,21 +28,21 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// Looks at the replica in `replica_dir`, whose chain is `main`. A branch goes when nothing was
+    /// Looks at the replica at `replica`, whose chain is `main`. A branch goes when nothing was
     /// written to it for as long as `keep`, a damaged file when it was set aside that long ago.
     pub fn look(
-        replica_dir: &Path,
+        replica: impl Into<Place>,
         main: &Listing,
         keep: Duration,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        let mut beside = Self::default();
-        for (branch, at) in expiries(list_branches(replica_dir)?, main, keep) {
+        let (replica, mut beside) = (replica.into(), Self::default());
+        for (branch, at) in expiries(list_branches(&replica)?, main, keep) {
             if beside.goes(at, now) {
                 beside.branches.push(branch.name);
             }
         }
-        for name in names(&meta(replica_dir, DAMAGED_DIR))? {
+        for name in names(&meta(&replica, DAMAGED_DIR))? {
             let since = name.to_str().and_then(|name| name.split_once('-'));
             let since = since.and_then(|(since, _)| parse_compact(since));
             if let Some(since) = since
@@ -75,8 +74,9 @@ impl Beside {
 
     /// Removes them. A branch gets another name first: a part of one must not be taken for all of
     /// it. What a crash left of that is removed too.
-    pub fn carry_out(&self, replica_dir: &Path, fs: &dyn Fs) -> Result<(), StoreError> {
-        if let Some(dir) = open(&meta(replica_dir, BRANCHES_DIR))? {
+    pub fn carry_out(&self, replica: impl Into<Place>, fs: &dyn Fs) -> Result<(), StoreError> {
+        let replica = replica.into();
+        if let Some(dir) = open(&meta(&replica, BRANCHES_DIR))? {
             for name in &self.branches {
                 let going = OsString::from(format!("{GOING}{name}"));
                 durable::move_dir(fs, &dir, OsStr::new(name), &dir, &going)?;
@@ -87,7 +87,7 @@ impl Beside {
                 durable::remove_tree(fs, &dir, name, BRANCH_DEPTH)?;
             }
         }
-        let Some(dir) = open(&meta(replica_dir, DAMAGED_DIR))? else {
+        let Some(dir) = open(&meta(&replica, DAMAGED_DIR))? else {
             return Ok(());
         };
         for name in &self.damaged {
@@ -120,23 +120,23 @@ fn expiries(
     branches.into_iter().filter(goes).map(at)
 }
 
-fn meta(replica_dir: &Path, part: &str) -> PathBuf {
-    replica_dir.join(META_DIR).join(part)
+fn meta(replica: &Place, part: &str) -> Place {
+    replica.join(META_DIR).join(part)
 }
 
-fn open(path: &Path) -> Result<Option<Dir>, StoreError> {
-    match Dir::open(path) {
+fn open(place: &Place) -> Result<Option<Dir>, StoreError> {
+    match place.open() {
         Ok(dir) => Ok(Some(dir)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("open", path)(error)),
+        Err(error) => Err(StoreError::io("open", place.path())(error)),
     }
 }
 
-fn names(path: &Path) -> Result<Vec<OsString>, StoreError> {
-    let Some(dir) = open(path)? else {
+fn names(place: &Place) -> Result<Vec<OsString>, StoreError> {
+    let Some(dir) = open(place)? else {
         return Ok(Vec::new());
     };
-    dir.entries().map_err(StoreError::io("list", path))
+    dir.entries().map_err(StoreError::io("list", place.path()))
 }
 
 #[cfg(test)]

@@ -11,13 +11,13 @@ use sqlrep_format::{Timestamp, TxidRange};
 
 use super::{Listing, Put, ReplicaFile, Store, StoreError};
 use crate::calendar::compact;
-use crate::durable::{self, Dir, Fs, OsFs};
+use crate::durable::{self, Dir, Fs, OsFs, Place};
 use crate::layout::{self, DAMAGED_DIR, LTX_DIR, META_DIR};
 
 /// A replica in a directory; creates nothing until the first [`Store::put`]. Clones are cheap.
 #[derive(Clone, Debug)]
 pub struct DirStore {
-    dir: PathBuf,
+    place: Place,
     fs: Arc<dyn Fs>,
     settled: Arc<Mutex<Settled>>,
 }
@@ -30,18 +30,23 @@ struct Settled {
 }
 
 impl DirStore {
-    /// The replica in `dir`, which need not exist.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self::with_fs(dir, Arc::new(OsFs))
+    /// The replica in a directory that need not exist.
+    pub fn new(place: impl Into<Place>) -> Self {
+        Self::with_fs(place, Arc::new(OsFs))
     }
 
     /// The same over another [`Fs`].
-    pub fn with_fs(dir: impl Into<PathBuf>, fs: Arc<dyn Fs>) -> Self {
+    pub fn with_fs(place: impl Into<Place>, fs: Arc<dyn Fs>) -> Self {
         Self {
-            dir: dir.into(),
+            place: place.into(),
             fs,
             settled: Arc::default(),
         }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The steps it writes by.
@@ -63,25 +68,28 @@ impl DirStore {
     }
 
     fn ltx(&self) -> Result<Option<Dir>, StoreError> {
-        let opened = Dir::open(&self.dir).and_then(|dir| dir.open_subdir(OsStr::new(LTX_DIR)));
+        let opened = self
+            .place
+            .open()
+            .and_then(|dir| dir.open_subdir(OsStr::new(LTX_DIR)));
         match opened {
             Ok(dir) => Ok(Some(dir)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("open", self.dir.join(LTX_DIR))(error)),
+            Err(error) => Err(StoreError::io("open", self.dir().join(LTX_DIR))(error)),
         }
     }
 
     /// The directory of a level, there and durable.
     fn durable_level(&self, level: Level) -> Result<Dir, StoreError> {
         let fs = self.fs.as_ref();
-        let dir = durable::ensure_dir(fs, &self.dir)?;
+        let dir = durable::ensure_dir(fs, &self.place)?;
         let ltx = durable::ensure_subdir(fs, &dir, OsStr::new(LTX_DIR))?;
         let opened = durable::ensure_subdir(fs, &ltx, OsStr::new(&level.to_string()))?;
         let settled = |settled: &mut Settled| {
             if !settled.ancestors {
                 fs.fsync_dir(&dir)
                     .map_err(durable::Failure::at("fsync", dir.path()))?;
-                durable::settle(fs, &dir)?;
+                durable::settle(fs, &self.place, &dir)?;
                 settled.ancestors = true;
             }
             let known = settled.levels.get_mut(usize::from(level.get()));
@@ -134,7 +142,8 @@ impl Store for DirStore {
     }
 
     fn open(&self, file: &ReplicaFile) -> Result<File, StoreError> {
-        Dir::open(&self.dir)
+        self.place
+            .open()
             .and_then(|dir| dir.open_beneath(&layout::file_path(file.level, file.range)))
             .map_err(StoreError::io("open", self.path(file)))
     }
@@ -189,7 +198,10 @@ impl Store for DirStore {
         {
             return Ok(());
         }
-        let dir = Dir::open(&self.dir).map_err(StoreError::io("open", &self.dir))?;
+        let dir = self
+            .place
+            .open()
+            .map_err(StoreError::io("open", self.dir()))?;
         let meta = durable::ensure_subdir(fs, &dir, OsStr::new(META_DIR))?;
         let aside = durable::ensure_subdir(fs, &meta, OsStr::new(DAMAGED_DIR))?;
         let to = format!("{}-{level}-{name}", compact(now));
@@ -203,11 +215,11 @@ impl Store for DirStore {
     }
 
     fn path(&self, file: &ReplicaFile) -> PathBuf {
-        self.dir.join(layout::file_path(file.level, file.range))
+        self.dir().join(layout::file_path(file.level, file.range))
     }
 
     fn dir(&self) -> &Path {
-        &self.dir
+        self.place.path()
     }
 }
 

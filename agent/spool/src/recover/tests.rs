@@ -527,6 +527,7 @@ fn notes_about_a_pod_outlive_the_agent_and_go_with_the_spool() {
     let note = PodNote {
         name: "surmai-1".to_owned(),
         namespace_uid: Some("a namespace".to_owned()),
+        target: None,
     };
     let spool = Spool::open(dir.path(), LIMITS).unwrap();
     let database = spool.database(&id(), POD).unwrap();
@@ -555,6 +556,7 @@ fn a_database_with_files_and_notes_is_listed_once() {
     let note = PodNote {
         name: "surmai-1".to_owned(),
         namespace_uid: None,
+        target: None,
     };
     let database = spool.database(&id(), POD).unwrap();
     database.note_pod(&note).unwrap();

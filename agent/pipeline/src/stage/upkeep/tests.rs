@@ -12,6 +12,8 @@ use sqlrep_replica::{Destination, Point, RestoreOptions, restore};
 use sqlrep_spool::{Draft, Limits, PageSource, Spool};
 
 use super::*;
+use crate::remote::Whose;
+use crate::root::RootWatch;
 use crate::upkeep::{Rhythm, Upkeep};
 
 const PAGE: PageSize = PageSize::MIN;
@@ -82,9 +84,9 @@ impl Life {
         let rhythm = Rhythm::new(settings, &levels, Duration::from_mins(5), verify);
         let id = "shop/app/data/app.db".parse().unwrap();
         let tend = Tend {
-            store: Remote::new(root.join("shop/app/data/app.db"), None),
+            store: Remote::new(root.join("shop/app/data/app.db"), Whose::Given(None)),
             spool: spool.database(&id, "uid").unwrap(),
-            root: RootWatch::new(root, Arc::clone(&spool)),
+            home: Home::root(RootWatch::new(root, Arc::clone(&spool)), None).unwrap(),
             writer: WriterId::new("node", "uid"),
             policy: rhythm.policy.clone(),
             keep_beside: Duration::from_hours(720),

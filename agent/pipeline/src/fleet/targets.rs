@@ -1,0 +1,147 @@
+//! Volumes of pods that hold replicas: opened for a pod, let go of when its tail is shipped.
+
+use std::sync::Arc;
+
+use sqlrep_replica::DbId;
+use sqlrep_spool::{DatabaseSpool, Held};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Context, Fleet, lock};
+use crate::error::StageError;
+use crate::home::Home;
+use crate::status::{DatabaseStatus, State};
+use crate::target::{TargetWatch, confirm};
+use crate::{Key, Volume};
+
+impl Context {
+    /// Where the replicas of a volume of a pod live.
+    pub(crate) fn home_of(&self, volume: &Volume) -> Result<Home, StageError> {
+        let Some(target) = &volume.target else {
+            return Ok(self.home.clone());
+        };
+        let mut targets = lock(&self.targets);
+        if let Some(home) = targets.get(&volume.pod.uid)
+            && home.target().is_some_and(|watch| watch.volume() == target)
+        {
+            return Ok(home.clone());
+        }
+        let (spool, memory) = (Arc::clone(&self.spool), Arc::clone(&self.config.targets));
+        let watch = TargetWatch::new(target.clone(), spool, memory);
+        let home = Home::volume(watch).map_err(|source| StageError::Io {
+            action: "start threads for",
+            path: volume.dir.clone(),
+            source,
+        })?;
+        tokio::spawn(confirm(home.downgrade()));
+        targets.insert(volume.pod.uid.clone(), home.clone());
+        Ok(home)
+    }
+
+    /// The volume of a pod that holds its replicas, as long as it is held.
+    pub(crate) fn target_of(&self, pod_uid: &str) -> Option<Home> {
+        lock(&self.targets).get(pod_uid).cloned()
+    }
+
+    /// Where the replica of a database lives, as far as this node knows.
+    pub(crate) fn home_by(&self, id: &DbId) -> Home {
+        let keys = self.board.keys_of(id);
+        let target = keys.iter().find_map(|key| self.target_of(&key.pod_uid));
+        target.unwrap_or_else(|| self.home.clone())
+    }
+
+    /// The tail of a database waits in the spool until its app's next pod brings the volume back.
+    pub(crate) fn leave(&self, key: &Key, id: &DbId, spool: &DatabaseSpool) {
+        let pending = spool.pending_bytes();
+        let first = spool.first_pending().map(|entry| entry.txid);
+        let reason = match first {
+            Some(txid) => format!(
+                "TXID {txid} and what follows ({pending} bytes) were not shipped before the volume \
+                 of the pod that holds the replica was let go of; they wait in the spool of node {}",
+                self.config.node
+            ),
+            None => {
+                "its pod is gone, and its replica with it, which has not been released".to_owned()
+            }
+        };
+        tracing::error!(db = %id, "{reason}");
+        lock(&self.left).insert(key.clone());
+        let pod = spool.pod_note().map_or_else(String::new, |note| note.name);
+        let mut row = DatabaseStatus::new(id.clone(), &pod, &key.pod_uid);
+        row.state = State::Stalled;
+        row.pending_bytes = pending;
+        row.txid = spool.position().map(|position| position.txid);
+        row.reason = Some(reason);
+        row.hint =
+            Some("the next pod of this app on this node ships it before it starts".to_owned());
+        self.board.remove(key);
+        self.board.insert(key, row);
+    }
+
+    /// Whether that is so.
+    pub(crate) fn is_left(&self, key: &Key) -> bool {
+        lock(&self.left).contains(key)
+    }
+
+    /// It is no more.
+    pub(crate) fn take_up(&self, key: &Key) {
+        if lock(&self.left).remove(key) {
+            self.board.remove(key);
+        }
+    }
+
+    /// Whether something is on its way to this volume.
+    fn is_used(&self, home: &Home) -> bool {
+        self.actors().values().any(|handle| handle.home.is(home))
+    }
+}
+
+impl Fleet {
+    /// Has what earlier pods of this app left in the spool shipped to the volume, now that it is
+    /// here again.
+    pub(crate) fn ship_left(&self, volume: &Volume, home: &Home) {
+        let key = home.target().and_then(TargetWatch::key);
+        for Held { id, pod_uid, .. } in self.held() {
+            let pod = &volume.pod;
+            let same = (id.namespace(), id.app(), id.volume())
+                == (&*pod.namespace, &*pod.app, &*volume.name);
+            if !same || pod_uid == pod.uid || self.context.lives(&pod_uid) {
+                continue;
+            }
+            let Ok(spool) = self.context.spool.database(&id, &pod_uid) else {
+                continue; // why not is told where it was left
+            };
+            let meant = spool.pod_note().and_then(|note| note.target);
+            if meant.is_some() && meant.as_deref() == key {
+                self.ship_orphan_to(&id, spool, home.clone());
+            }
+        }
+    }
+
+    /// Lets go of the volume that holds a pod's replicas as soon as nothing is on its way to it, at
+    /// the latest after the drain timeout: until then the kubelet cannot unmount it.
+    pub(super) fn let_go_of_target(&self, pod_uid: &str) {
+        let Some(home) = self.context.target_of(pod_uid) else {
+            return;
+        };
+        let (context, pod_uid) = (Arc::clone(&self.context), pod_uid.to_owned());
+        let until = Instant::now() + context.config.drain_timeout;
+        tokio::spawn(async move {
+            let mut changes = context.board.changes();
+            while context.is_used(&home) {
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    () = sleep_until(until) => break,
+                }
+            }
+            // Another may stand there: a pod whose volume in memory came to rest and was written to.
+            let mut targets = lock(&context.targets);
+            if targets.get(&pod_uid).is_some_and(|held| held.is(&home)) {
+                targets.remove(&pod_uid);
+            }
+            drop(targets);
+            if let Some(watch) = home.target() {
+                watch.let_go();
+            }
+        });
+    }
+}
