@@ -7,7 +7,7 @@
 mod watch;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -32,6 +32,10 @@ const AT_ONCE: usize = 32;
 const ROAD: Duration = Duration::from_secs(15);
 /// Agents that are asked, one after another, for what any of them can tell.
 const TRIED_MAX: usize = 8;
+/// Where else a replica may be that nobody here has.
+const WITH_ITS_POD: &str = "a replica in a volume of its pod (sqlrep.io/target-volume) can be \
+                            reached while that pod is there, or by --replica DIR where that volume \
+                            is mounted";
 
 /// The agents to ask.
 pub(crate) struct Agents {
@@ -224,10 +228,21 @@ impl Agents {
                 (None, true) => Failure::unreachable("there is no agent to ask"),
             });
         }
+        let node_of = |agent: usize| self.roads[agent].node.as_str();
+        let answered: BTreeSet<&str> = answers.iter().map(|(agent, _)| node_of(*agent)).collect();
         for (agent, failure) in &failures {
+            let node = node_of(*agent);
             // A node that holds nothing of the caller's refuses; the others have answered for it.
-            if failure.exit != Exit::Refused {
-                output.note(&format!("node {}: {failure}", self.roads[*agent].node));
+            if failure.exit == Exit::Refused {
+                continue;
+            }
+            if answered.contains(node) {
+                // In a rollout two are there, and the one that waits serves nobody yet.
+                output.note(&format!(
+                    "node {node}: its next agent stands by until the one that answers has ended"
+                ));
+            } else {
+                output.note(&format!("node {node}: {failure}"));
             }
         }
         Ok(answers)
@@ -313,7 +328,11 @@ impl Agents {
                 self.any(async |client| Ok(client)).await?,
                 Client::id_of(replica)?,
             )),
-            Err(failure) if failure.exit == Exit::NotFound => Err(unknown),
+            Err(failure) if failure.exit == Exit::NotFound => {
+                let near = unknown.next_step().map(|hint| format!("{hint}; "));
+                let near = near.unwrap_or_default();
+                Err(unknown.hint(format!("{near}{WITH_ITS_POD}")))
+            }
             Err(failure) => Err(failure),
         }
     }

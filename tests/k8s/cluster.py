@@ -184,8 +184,11 @@ class Place:
             "volumeMounts": [{"name": "scripts", "mountPath": "/scripts"}, *mounts],
         }
 
-    def workload(self, name, kind="Deployment", replicas=1, empty_dir=None, env=None, annotations=None):
-        """An app that writes at full speed, with the label and nothing else of sqlrep."""
+    def workload(
+        self, name, kind="Deployment", replicas=1, empty_dir=None, env=None, annotations=None, change=None
+    ):
+        """An app that writes at full speed, with the label and nothing else of sqlrep; `change` may
+        alter the template of its pod."""
         mounts = [{"name": "data", "mountPath": "/data"}]
         identity = "$(HOSTNAME_OF_POD)" if kind == "StatefulSet" else name
         container = self.python(name, ["/scripts/app.py", "/data/app.db", self.oracle, identity], mounts, env)
@@ -213,6 +216,8 @@ class Place:
         if kind == "StatefulSet":
             spec["serviceName"] = name
             spec["podManagementPolicy"] = "Parallel"
+        if change:
+            change(spec["template"])
         made = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
         return apply(made, namespace=self.name)
 

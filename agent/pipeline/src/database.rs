@@ -8,6 +8,7 @@
 //! The actor owns no file and does no I/O: it starts a capture thread, sends work to the lanes,
 //! and takes one decision at a time. At most one piece of lane work is in flight per database.
 
+mod ending;
 mod tending;
 
 use std::future::Future;
@@ -746,50 +747,6 @@ impl Database {
         let row = self.context.board.get(&self.key);
         row.and_then(|row| row.reason.or(row.last_error))
             .unwrap_or_else(|| "it was only just found".to_owned())
-    }
-
-    // ---- end ----
-
-    fn is_finished(&self) -> bool {
-        if self.ending == Ending::No || self.work.is_some() || self.capture.is_some() {
-            return false;
-        }
-        let nothing_left = self.spool.first_pending().is_none();
-        match self.ending {
-            Ending::No => false,
-            Ending::Shutdown => nothing_left,
-            // "Released" must be said, unless there is nothing to release.
-            Ending::Released => {
-                nothing_left
-                    && matches!(self.place, Place::Settled(_))
-                    && (self.spool.position().is_none() || !self.manifest_is_due())
-            }
-        }
-    }
-
-    /// What is not shipped waits in the spool.
-    fn give_up(self) {
-        // Left by an agent that ends it stays in the table.
-        if self.ending == Ending::Released {
-            self.context.forget(&self.key);
-            self.context.leave(&self.key, &self.id, &self.spool);
-        }
-    }
-
-    fn finish(self) {
-        for (_, reply) in self.waiting {
-            // A caller that gave up wants no answer.
-            drop(reply.send(Err(CommandError::Unavailable("the pod is gone".to_owned()))));
-        }
-        if self.ending == Ending::Released {
-            self.context
-                .board
-                .update(&self.key, |row| row.state = State::Gone);
-            if let Err(error) = self.spool.retire() {
-                tracing::warn!(db = %self.id, err = %error, "cannot clear the spool of a gone pod");
-            }
-        }
-        self.context.forget(&self.key);
     }
 }
 

@@ -379,7 +379,7 @@ fn restore_one(
         claimant.spool.note_pod(&note(volume))?;
     }
     // A tail that this very pod left here (its volume was emptied by a reboot) goes first.
-    ship_tail(home, candidate, &claimant.spool, claimant.writer)?;
+    ship_tail(context, home, candidate, &claimant.spool, claimant.writer)?;
     let restored = restore_and_claim(candidate, volume, &claimant, timestamp_now());
     if restored.is_ok() {
         context.note_restored(&volume.pod.uid, &candidate.id);
@@ -394,6 +394,7 @@ fn restore_one(
 }
 
 fn ship_tail(
+    context: &Context,
     home: &Home,
     candidate: &Candidate,
     spool: &sqlrep_spool::DatabaseSpool,

@@ -276,10 +276,10 @@ fn whole_somewhere(dir: &Path, context: &str) {
     if !replica(dir).list().unwrap().is_empty() {
         return all_points(dir, context);
     }
-    let branches = owner::list_branches(&dir.join("replica")).unwrap();
+    let branches = owner::list_branches(dir.join("replica")).unwrap();
     assert!(!branches.is_empty(), "{context}: it is nowhere");
     for branch in branches {
-        let store = owner::BranchStore::open(&dir.join("replica"), &branch.name).unwrap();
+        let store = owner::BranchStore::open(dir.join("replica"), &branch.name).unwrap();
         states(&store, BEGUN, context);
     }
 }
@@ -311,7 +311,7 @@ const BRANCH: Operation = Operation {
     name: "branch",
     prepare: nothing,
     run: |dir, fs| {
-        let (name, _) = owner::branch(&dir.join("replica"), "surmai-0", time(50))?;
+        let (name, _) = owner::branch(dir.join("replica"), "surmai-0", time(50))?;
         let store = DirStore::with_fs(dir.join("replica/.sqlrep/branches").join(name), fs);
         for id in BEGUN + 1..=BEGUN + 2 {
             owner::publish_l0(&store, writer(), &spooled(dir, id))?;
@@ -320,13 +320,13 @@ const BRANCH: Operation = Operation {
     },
     holds: |dir, context| {
         all_points(dir, context);
-        for branch in owner::list_branches(&dir.join("replica")).unwrap() {
-            let store = owner::BranchStore::open(&dir.join("replica"), &branch.name).unwrap();
+        for branch in owner::list_branches(dir.join("replica")).unwrap() {
+            let store = owner::BranchStore::open(dir.join("replica"), &branch.name).unwrap();
             states(&store, branch.head.get(), context);
         }
     },
     done: |dir, context| {
-        let branches = owner::list_branches(&dir.join("replica")).unwrap();
+        let branches = owner::list_branches(dir.join("replica")).unwrap();
         assert_eq!(branches[0].head, txid(BEGUN + 2), "{context}");
     },
 };
@@ -370,22 +370,22 @@ fn signed(head: u64) -> Manifest {
 
 const SIGN: Operation = Operation {
     name: "sign",
-    prepare: |dir| manifest::save(&dir.join("replica"), &signed(BEGUN)).unwrap(),
+    prepare: |dir| manifest::save(dir.join("replica"), &signed(BEGUN)).unwrap(),
     run: |dir, fs| {
         let signed = signed(BEGUN + 1);
         Ok(manifest::save_with(
             fs.as_ref(),
-            &dir.join("replica"),
+            dir.join("replica"),
             &signed,
         )?)
     },
     holds: |dir, context| {
-        let found = manifest::load(&dir.join("replica")).unwrap().unwrap();
+        let found = manifest::load(dir.join("replica")).unwrap().unwrap();
         let known = [signed(BEGUN), signed(BEGUN + 1)].contains(&found);
         assert!(known, "{context}: {found:?}");
     },
     done: |dir, context| {
-        let found = manifest::load(&dir.join("replica")).unwrap();
+        let found = manifest::load(dir.join("replica")).unwrap();
         assert_eq!(found, Some(signed(BEGUN + 1)), "{context}");
     },
 };

@@ -165,6 +165,28 @@ fn one_dead_node_of_three_is_one_line_and_the_list_is_whole() {
 }
 
 #[test]
+fn an_agent_that_stands_by_in_a_rollout_is_one_line_and_no_failure() {
+    let three = Three::start();
+    let mut world = three.world();
+    world["agents"][2] = json!({"node": "n1", "pod": "sqlrep-agent-next", "socket": null});
+    let cluster = Cluster::start(&world);
+    let run = cluster.ask(&["list", "-o", "json"]);
+    assert_eq!(run.exit, 0, "{run:?}");
+    assert_eq!(run.err.lines().count(), 1, "{run:?}");
+    assert!(
+        run.err.contains("node n1: its next agent stands by"),
+        "{run:?}"
+    );
+    let run = cluster.ask(&["sync", "surmai"]);
+    assert_eq!(run.exit, 0, "{run:?}");
+    let run = cluster.ask(&["check", "-o", "json"]);
+    let all = run.json();
+    let answers = all.as_array().unwrap().iter();
+    let mut answers = answers.filter(|row| row["check"] == "answers");
+    assert!(answers.next().is_none(), "{run:?}");
+}
+
+#[test]
 fn a_node_that_hangs_does_not_hold_the_others_up_for_ever() {
     let three = Three::start();
     let mut world = three.world();

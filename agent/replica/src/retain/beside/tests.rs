@@ -1,6 +1,7 @@
 //! Branches and damaged files go by their own age: time is an argument.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::*;

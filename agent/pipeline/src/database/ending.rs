@@ -1,0 +1,49 @@
+//! The actor's end: when it is over, and what it leaves behind.
+
+use super::{Database, Ending, Place};
+use crate::error::CommandError;
+use crate::status::State;
+
+impl Database {
+    pub(super) fn is_finished(&self) -> bool {
+        if self.ending == Ending::No || self.work.is_some() || self.capture.is_some() {
+            return false;
+        }
+        let nothing_left = self.spool.first_pending().is_none();
+        match self.ending {
+            Ending::No => false,
+            Ending::Shutdown => nothing_left,
+            // "Released" must be said, unless there is nothing to release.
+            Ending::Released => {
+                nothing_left
+                    && matches!(self.place, Place::Settled(_))
+                    && (self.spool.position().is_none() || !self.manifest_is_due())
+            }
+        }
+    }
+
+    /// What is not shipped waits in the spool.
+    pub(super) fn give_up(self) {
+        // Left by an agent that ends it stays in the table.
+        if self.ending == Ending::Released {
+            self.context.forget(&self.key);
+            self.context.leave(&self.key, &self.id, &self.spool);
+        }
+    }
+
+    pub(super) fn finish(self) {
+        for (_, reply) in self.waiting {
+            // A caller that gave up wants no answer.
+            drop(reply.send(Err(CommandError::Unavailable("the pod is gone".to_owned()))));
+        }
+        if self.ending == Ending::Released {
+            self.context
+                .board
+                .update(&self.key, |row| row.state = State::Gone);
+            if let Err(error) = self.spool.retire() {
+                tracing::warn!(db = %self.id, err = %error, "cannot clear the spool of a gone pod");
+            }
+        }
+        self.context.forget(&self.key);
+    }
+}
