@@ -170,6 +170,7 @@ impl Hold {
     }
 
     /// Whether the brake is on.
+    #[cfg(test)]
     pub(crate) fn is_braked(self) -> bool {
         self.brake.is_some()
     }

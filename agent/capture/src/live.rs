@@ -243,10 +243,16 @@ impl Live {
     /// Whether somebody checkpoints and has the writers wait meanwhile: FULL, RESTART or TRUNCATE,
     /// which wait for every reader.
     pub(crate) fn is_checkpoint_waited_for(&self) -> Result<bool, Error> {
-        let locked = |byte| {
-            ffi::is_locked(self.shm(), byte).map_err(Error::io("query locks of", self.path()))
-        };
-        Ok(locked(CHECKPOINT_BYTE)? && locked(WRITE_BYTE)?)
+        Ok(self.is_held(CHECKPOINT_BYTE)? && self.is_held(WRITE_BYTE)?)
+    }
+
+    /// Whether somebody checkpoints beside the writers, of whom none is at work.
+    pub(crate) fn is_checkpointed_aside(&self) -> Result<bool, Error> {
+        Ok(self.is_held(CHECKPOINT_BYTE)? && !self.is_held(WRITE_BYTE)?)
+    }
+
+    fn is_held(&self, byte: Bytes) -> Result<bool, Error> {
+        ffi::is_locked(self.shm(), byte).map_err(Error::io("query locks of", self.path()))
     }
 
     /// Where the paths lead now. A file that took the database's place while its `-wal` is still

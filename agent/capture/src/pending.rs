@@ -17,6 +17,9 @@ use sqlrep_format::{PageCount, PageSize, Pgno};
 /// Memory is taken in pieces of this size.
 const PIECE_BYTES: usize = 256 * 1024;
 
+/// A scratch file up to this size is kept for the next batch.
+const SCRATCH_KEPT_BYTES: u64 = 64 * 1024 * 1024;
+
 /// The pending set.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -146,19 +149,21 @@ impl Pending {
     }
 
     /// The set without its pages, to use its memory again.
-    pub(crate) fn emptied(mut self, commit: Option<PageCount>) -> Self {
+    pub(crate) fn emptied(mut self) -> Self {
         self.clear();
-        self.commit = commit;
         self
     }
 
     /// Everything is in an L0 file. Memory stays for the next batch.
     pub(crate) fn clear(&mut self) {
+        let scratch_bytes = self.scratch_bytes();
         self.slots.clear();
         self.free.clear();
         self.used = 0;
         self.commit = None;
-        if let Some(scratch) = &self.scratch
+        // Written over, its pages cost the system a third of what new ones do.
+        if scratch_bytes > SCRATCH_KEPT_BYTES
+            && let Some(scratch) = &self.scratch
             && scratch.set_len(0).is_err()
         {
             self.scratch = None; // another one is made when it is needed
@@ -206,6 +211,12 @@ impl Pending {
                 written
             }
         }
+    }
+
+    /// How much of the scratch file is in use.
+    fn scratch_bytes(&self) -> u64 {
+        let slots = self.used.saturating_sub(self.arena_slots);
+        u64::from(slots) * self.page_size.bytes() as u64
     }
 
     fn place(&self, slot: u32) -> Place {

@@ -41,6 +41,9 @@ const EBB_LOOKS: u32 = 400;
 /// writer's next commit is some 300 µs away, and a look takes some 2.
 const EBB_SPINS: u32 = 300;
 
+/// Checkpoints that take more looks than this wait for a disk, and are not waited for so closely.
+const EBB_SPIN_LOOKS: u32 = 3;
+
 /// After so many quiet looks in a row the writer counts as quiet: a time to help, if need be.
 const CALM_LOOKS: u32 = 4;
 
@@ -73,6 +76,10 @@ pub struct Session {
     /// Looks since the application's checkpoint could have run, or last moved on.
     ebb_looks: u32,
     ebb_backfilled: u32,
+    /// How many looks the application's checkpoints took of late.
+    ebb_usual: u32,
+    /// A set whose pages are in a file: its memory is used again.
+    spare: Option<Pending>,
 }
 
 impl Session {
@@ -105,6 +112,8 @@ impl Session {
             busy_steps: 0,
             ebb_looks: 0,
             ebb_backfilled: 0,
+            ebb_usual: 0,
+            spare: None,
         })
     }
 
@@ -189,7 +198,11 @@ impl Session {
     pub fn step(&mut self) -> Result<Step, Error> {
         self.must_be_started()?;
         let mut step = Step::default();
-        let mut spins = EBB_SPINS;
+        let mut spins = if self.ebb_usual > EBB_SPIN_LOOKS {
+            0
+        } else {
+            EBB_SPINS
+        };
         for _ in 0..STEP_PASSES {
             let Some(published) = self.look_for_new(&mut spins)? else {
                 break;
@@ -207,11 +220,16 @@ impl Session {
 
     /// How long a follower may wait before it looks again, while commits keep coming.
     pub fn pause(&self) -> Duration {
-        if self.is_ebbing() && self.ebb_looks < EBB_LOOKS {
-            Cadence::EBB
-        } else {
-            Cadence::BUSY
+        if !self.is_ebbing() || self.ebb_looks >= EBB_LOOKS {
+            return if self.window.overran() {
+                Cadence::BUSY / 2
+            } else {
+                Cadence::BUSY
+            };
         }
+        let begins = self.ebb_looks == 0 && self.ebb_backfilled == 0;
+        let skipped = if begins { self.ebb_skip() } else { 0 };
+        (Cadence::EBB * skipped.saturating_add(1)).min(Cadence::BUSY)
     }
 
     /// Makes the pending pages an L0 file in the spool; `None` when nothing is pending. After an
@@ -234,17 +252,14 @@ impl Session {
         self.fill_growth(position.commit, commit)?;
         let draft = self.draft(now, commit, self.cursor.as_ref());
         // What is committed meanwhile goes into a set of its own: the WAL must not wait for us.
-        let empty = self.empty_set();
+        let empty = self.spare.take().unwrap_or_else(|| self.empty_set());
         let batch = std::mem::replace(&mut self.pending, empty);
         self.span_from = self.cursor.map_or(self.span_from, |cursor| cursor.offset());
         let spool = self.spool.clone();
         let mut source = Batch::new(&batch, self);
         match spool.append(&draft, &mut source) {
             Ok(appended) => {
-                if self.pending.pages() == 0 {
-                    let commit = self.pending.commit();
-                    self.pending = batch.emptied(commit); // its memory is used again
-                }
+                self.spare = Some(batch.emptied());
                 Ok(Some(appended.entry))
             }
             Err(source) => {
@@ -345,6 +360,7 @@ impl Session {
     /// Gives back memory and the connection to SQLite; they come back when they are needed.
     pub fn relax(&mut self) {
         self.live.unlink();
+        self.spare = None;
         self.pending.relax();
         self.window.relax();
         setup::note_freed();

@@ -16,6 +16,9 @@ use crate::live::{Live, Published, read_full};
 use crate::tail::{self, Latest};
 use crate::window::Window;
 
+/// How much of the database file is read at once.
+const AHEAD_BYTES: usize = 64 * 1024;
+
 /// A state that can be read while its marks are held.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -77,13 +80,13 @@ impl State {
     }
 
     /// Reads a page of the state.
-    fn page(&self, live: &Live, pgno: Pgno, page: &mut [u8]) -> io::Result<()> {
+    fn page(&self, live: &Live, ahead: &mut Ahead, pgno: Pgno, page: &mut [u8]) -> io::Result<()> {
         match self.latest.binary_search_by_key(&pgno, |&(pgno, _)| pgno) {
             Ok(at) => match self.latest.get(at) {
                 Some(&(_, frame)) => tail::read_page(live, frame, page),
                 None => Err(io::ErrorKind::NotFound.into()),
             },
-            Err(_) => read_from_file(live, pgno, page),
+            Err(_) => ahead.page(live, pgno, page),
         }
     }
 
@@ -104,6 +107,37 @@ pub(crate) fn read_from_file(live: &Live, pgno: Pgno, page: &mut [u8]) -> io::Re
     Ok(())
 }
 
+/// Pages of the database file that were read at once. Those that the state has in its WAL are among
+/// them and are not used; the others cannot change while the state is marked.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// Where in the file they begin.
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Ahead {
+    fn page(&mut self, live: &Live, pgno: Pgno, page: &mut [u8]) -> io::Result<()> {
+        let offset = pgno.offset(live.page_size());
+        let held = |ahead: &Self| {
+            let from = usize::try_from(offset.checked_sub(ahead.offset)?).ok()?;
+            Some(from..from.checked_add(page.len())?).filter(|range| range.end <= ahead.bytes.len())
+        };
+        if held(self).is_none() {
+            self.offset = offset;
+            self.bytes.resize(AHEAD_BYTES.max(page.len()), 0);
+            let read = read_full(live.db(), &mut self.bytes, offset);
+            self.bytes.truncate(*read.as_ref().unwrap_or(&0));
+            read?;
+        }
+        match held(self).and_then(|range| self.bytes.get(range)) {
+            Some(bytes) => page.copy_from_slice(bytes),
+            None => read_from_file(live, pgno, page)?, // at the end of the file, or beyond it
+        }
+        Ok(())
+    }
+}
+
 /// Gives the pages of a state, all or only those that differ from what is captured.
 pub(crate) struct Source<'a> {
     live: &'a Live,
@@ -111,6 +145,7 @@ pub(crate) struct Source<'a> {
     page_size: PageSize,
     next: Option<Pgno>,
     captured: Option<&'a mut PageChecksums>,
+    ahead: Ahead,
     /// How many pages were given.
     pub(crate) given: u32,
 }
@@ -128,6 +163,7 @@ impl<'a> Source<'a> {
             page_size,
             next: Some(Pgno::FIRST),
             captured,
+            ahead: Ahead::default(),
             given: 0,
         }
     }
@@ -148,7 +184,7 @@ impl PageSource for Source<'_> {
             if pgno == self.page_size.lock_page() {
                 continue;
             }
-            self.state.page(self.live, pgno, page)?;
+            self.state.page(self.live, &mut self.ahead, pgno, page)?;
             let known = self
                 .captured
                 .as_mut()

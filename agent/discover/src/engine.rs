@@ -55,6 +55,8 @@ pub(crate) struct Engine {
     last_rescan: Option<Instant>,
     next_rescan: Instant,
     next_poll: Instant,
+    /// Rounds in a row that had hints.
+    hinted_rounds: u32,
 }
 
 /// Whether every pod of this node was told once.
@@ -130,6 +132,7 @@ impl Engine {
             // Due at once: the first round is the first look.
             next_rescan: now,
             next_poll: now + limits.poll_interval,
+            hinted_rounds: 0,
             limits,
         })
     }
@@ -145,12 +148,26 @@ impl Engine {
         let hinted = self.round()?;
         if hinted {
             // Only a request ends this wait: the kernel merges what writers cause meanwhile.
-            self.wait(Some(self.limits.batch_pause), false);
+            self.wait(Some(self.rest()), false);
+            self.hinted_rounds = self.hinted_rounds.saturating_add(1);
         } else {
+            self.hinted_rounds = 0;
             let until = self.next_due().saturating_duration_since(Instant::now());
             self.wait(Some(until), true);
         }
         Ok(())
+    }
+
+    /// The rest after a round with hints. Who writes without a pause is looked after by whom we told
+    /// of it; those who write beside it wait for as long.
+    fn rest(&self) -> Duration {
+        let doubled = 1_u32.checked_shl(self.hinted_rounds).unwrap_or(u32::MAX);
+        let Limits {
+            batch_pause,
+            batch_pause_max,
+            ..
+        } = self.limits;
+        batch_pause.saturating_mul(doubled).min(batch_pause_max)
     }
 
     /// A round without the wait; says whether there were hints.

@@ -23,9 +23,11 @@ use sqlrep_format::Txid;
 use crate::Error;
 use crate::ledger::open::{OpenError, is_environment, marker, set_aside, try_open};
 pub(crate) use crate::ledger::record::Record;
+use crate::ledger::writer::{Writer, collect};
 
 mod open;
 mod record;
+mod writer;
 
 /// Page checksums in one value: 256 × 8 bytes, so that a commit that touches a page writes 2 KiB.
 pub(crate) const CHUNK_PAGES: u32 = 256;
@@ -56,6 +58,8 @@ pub(crate) struct Slot([u8; 8]);
 
 /// The open ledger.
 pub(crate) struct Ledger {
+    /// Let go of before `db`, which it has too.
+    writer: Option<Writer>,
     db: Option<sled::Db>,
     dir: PathBuf,
     broken: AtomicBool,
@@ -137,7 +141,7 @@ impl Ledger {
             "it broke while in use".to_owned()
         } else {
             match try_open(dir) {
-                Ok(db) => return Ok(Self::over(db, dir)),
+                Ok(db) => return Self::over(db, dir),
                 Err(OpenError::Io(source)) if is_environment(&source) => {
                     return Err(Error::Ledger {
                         path: dir.to_owned(),
@@ -153,7 +157,7 @@ impl Ledger {
             "the ledger could not be used; it is rebuilt from the spool's files"
         );
         match try_open(dir) {
-            Ok(db) => Ok(Self::over(db, dir)),
+            Ok(db) => Self::over(db, dir),
             Err(error) => Err(Error::Ledger {
                 path: dir.to_owned(),
                 source: error.into(),
@@ -162,14 +166,26 @@ impl Ledger {
     }
 
     /// Nothing is written yet.
-    fn over(db: sled::Db, dir: &Path) -> Self {
-        Self {
+    fn over(db: sled::Db, dir: &Path) -> Result<Self, Error> {
+        let writer = Writer::start(db.clone());
+        let writer = writer.map_err(Error::io("start the thread of the ledger", dir))?;
+        Ok(Self {
+            writer: Some(writer),
             db: Some(db),
             dir: dir.to_owned(),
             broken: AtomicBool::new(false),
             written: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
-        }
+        })
+    }
+
+    /// [`Ledger::call`] for what writes: on the one thread that does.
+    fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&sled::Db) -> sled::Result<T> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let writer = self.writer.as_ref().ok_or(LedgerError::Broken)?;
+        self.call(|_| writer.run(write))
     }
 
     /// Calls sled, catching what it may throw. After the first failure it is not called again:
@@ -213,7 +229,7 @@ impl Ledger {
     /// The slot of a name; a new one if it has none. A broken ledger gives one that leads nowhere.
     pub(crate) fn slot(&self, name: &str) -> Slot {
         let key = name_key(name);
-        let found = self.call(|db| {
+        let found = self.write(move |db| {
             if let Some(slot) = db
                 .get(&key)?
                 .and_then(|value| <[u8; 8]>::try_from(&*value).ok())
@@ -238,7 +254,8 @@ impl Ledger {
             },
             None,
         )?;
-        self.call(|db| db.remove(name_key(name)).map(drop))
+        let key = name_key(name);
+        self.write(move |db| db.remove(key).map(drop))
     }
 
     /// The position, when there is one that reads back whole.
@@ -278,7 +295,7 @@ impl Ledger {
 
     /// Applies a batch. In memory of sled, not yet on the disk: see [`Ledger::flush`].
     pub(crate) fn apply(&self, batch: Batch) -> Result<u64, LedgerError> {
-        self.call(|db| db.apply_batch(batch.0))?;
+        self.write(move |db| db.apply_batch(batch.0))?;
         Ok(self.written.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
@@ -288,7 +305,7 @@ impl Ledger {
         if written == self.flushed.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.call(|db| db.flush().map(drop))?;
+        self.write(|db| db.flush().and_then(|_| collect(db)))?;
         self.flushed.fetch_max(written, Ordering::AcqRel);
         Ok(())
     }
@@ -357,6 +374,7 @@ impl Drop for Ledger {
         if let Err(error) = self.flush() {
             tracing::debug!(err = %describe(&error), "the ledger is closed without a flush");
         }
+        self.writer = None;
         let db = self.db.take();
         if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
             tracing::debug!("the ledger panicked while it was closed");

@@ -49,16 +49,36 @@ impl Session {
         Ok(())
     }
 
-    /// Brakes the checkpoints of a busy writer until its WAL is worth one.
+    /// Brakes the checkpoints of a busy writer until its WAL is worth one, and again while one is
+    /// under way: should it be over before we let go of the WAL, the commits that follow do not
+    /// checkpoint, in vain, what they wrote.
     pub(super) fn set_brake(&mut self, published: &Published) -> Result<(), Error> {
-        let rising = self.busy_steps >= BUSY_STEPS && !self.is_worth_a_checkpoint(published);
+        let braked = self.is_busy()
+            && (!self.is_worth_a_checkpoint(published) || self.live.is_checkpointed_aside()?);
+        self.put_brake(braked, published)
+    }
+
+    /// While a file is fsynced nobody reads the WAL: no commit is to checkpoint meanwhile, one after
+    /// the other.
+    pub(super) fn brake_for_fsync(&mut self) -> Result<(), Error> {
+        match self.last_seen {
+            Some(seen) if self.is_busy() && !self.hold.is_resting() => self.put_brake(true, &seen),
+            _ => Ok(()),
+        }
+    }
+
+    fn put_brake(&mut self, braked: bool, published: &Published) -> Result<(), Error> {
         let shm = self.live.shm();
-        let set = if rising {
+        let set = if braked {
             self.hold.brake(shm, published)
         } else {
             self.hold.release_brake(shm)
         };
         set.map_err(Error::io("lock the -shm of", self.live.path()))
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy_steps >= BUSY_STEPS
     }
 
     pub(super) fn is_worth_a_checkpoint(&self, published: &Published) -> bool {
@@ -67,19 +87,32 @@ impl Session {
 
     /// Whether a busy writer is about to checkpoint: the moment after it must not be missed.
     pub(super) fn is_ebbing(&self) -> bool {
-        self.busy_steps >= BUSY_STEPS
-            && !self.hold.is_braked()
+        self.is_busy()
             && self
                 .last_seen
                 .is_some_and(|seen| self.is_worth_a_checkpoint(&seen))
     }
 
+    /// Counts the looks at a checkpoint of the writer, and learns how many one takes.
     pub(super) fn count_ebb(&mut self, published: &Published) {
         if self.is_ebbing() && published.backfilled == self.ebb_backfilled {
             self.ebb_looks = self.ebb_looks.saturating_add(1);
-        } else {
-            self.ebb_looks = 0;
-            self.ebb_backfilled = published.backfilled;
+            return;
         }
+        if self.is_ebbing() && self.ebb_backfilled == 0 && published.backfilled > 0 {
+            let took = match self.ebb_looks {
+                0 => self.ebb_skip() / 2, // it was over before the first one
+                looks => looks.saturating_add(self.ebb_skip()),
+            };
+            self.ebb_usual = self.ebb_usual.saturating_add(took) / 2;
+        }
+        self.ebb_looks = 0;
+        self.ebb_backfilled = published.backfilled;
+    }
+
+    /// How many looks the first pause of an ebb stands for: a checkpoint takes some milliseconds, of
+    /// which the last are worth a look.
+    pub(super) fn ebb_skip(&self) -> u32 {
+        self.ebb_usual.saturating_mul(3) / 4
     }
 }

@@ -188,18 +188,25 @@ impl<'a> Batch<'a> {
     }
 }
 
+impl Batch<'_> {
+    /// Whatever is wrong with the WAL now, the next look tells; this batch is proven.
+    fn tend(&mut self, task: impl FnOnce(&mut Session) -> Result<(), Error>) {
+        if let Err(error) = task(self.session) {
+            tracing::debug!(%error, "the WAL could not be read while a file was cut");
+        }
+    }
+}
+
 impl PageSource for Batch<'_> {
     fn next(&mut self, page: &mut [u8]) -> std::io::Result<Option<Pgno>> {
         let Some(pgno) = self.pages.next() else {
+            self.tend(Session::brake_for_fsync);
             return Ok(None);
         };
         self.given += page.len();
         if self.given >= TEND_BYTES {
             self.given = 0;
-            // Whatever is wrong with the WAL now, the next look tells; this batch is proven.
-            if let Err(error) = self.session.step() {
-                tracing::debug!(%error, "the WAL could not be read while a file was cut");
-            }
+            self.tend(|session| session.step().map(|_| ()));
         }
         self.set.read(pgno, page)?;
         Ok(Some(pgno))

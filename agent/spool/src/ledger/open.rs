@@ -10,7 +10,11 @@ use std::time::{Duration, Instant};
 const VERSION: &[u8] = b"sqlrep-ledger-1";
 
 /// sled's page cache: enough for the chunks that busy databases touch again and again.
-const CACHE_BYTES: u64 = 8 << 20;
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// sled's log is written in pieces of this size, and some twenty of them stay in memory; sled's own
+/// default takes ten megabytes. A ledger with pieces of another size is rebuilt (L8).
+pub(super) const SEGMENT_BYTES: usize = 64 << 10;
 
 /// How long a predecessor in this process may take to let go of its files: sled closes them on a
 /// thread of its own.
@@ -47,6 +51,7 @@ pub(super) fn try_open(dir: &Path) -> Result<sled::Db, OpenError> {
     let config = sled::Config::new()
         .path(dir)
         .cache_capacity(CACHE_BYTES)
+        .segment_size(SEGMENT_BYTES)
         .mode(sled::Mode::LowSpace)
         .flush_every_ms(None);
     let began = Instant::now();
