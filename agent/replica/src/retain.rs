@@ -342,8 +342,9 @@ fn prove(listing: &Listing, rest: &Listing, window: Timestamp) -> Result<(), Unp
         return Err(Unproven::Window);
     }
     let after: BTreeSet<Txid> = after.iter().map(|point| point.txid).collect();
-    // The oldest snapshot that stays begins what is kept; below it nothing is promised.
-    let floor = oldest(rest);
+    // What begins the window begins what is kept, or the oldest snapshot that stays; below it
+    // nothing is promised, though the newest file of a level stays there as well.
+    let floor = oldest(rest).max(begin(rest, window));
     let ends: BTreeSet<Txid> = rest.files().iter().map(|file| file.range.max()).collect();
     let kept: Vec<Txid> = before
         .iter()
@@ -371,6 +372,13 @@ fn oldest(listing: &Listing) -> Option<Txid> {
     let whole = |file: &&ReplicaFile| file.range.is_snapshot();
     let whole = listing.files().iter().filter(whole);
     whole.map(|file| file.range.max()).min()
+}
+
+/// The newest state before the window that a file which holds every page leads to.
+fn begin(listing: &Listing, window: Timestamp) -> Option<Txid> {
+    let whole = |file: &&ReplicaFile| file.range.is_snapshot() && file.modified <= window;
+    let whole = listing.files().iter().filter(whole);
+    whole.map(|file| file.range.max()).max()
 }
 
 #[cfg(test)]

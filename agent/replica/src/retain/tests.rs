@@ -406,6 +406,38 @@ proptest! {
     }
 }
 
+#[test]
+fn the_newest_file_of_a_level_may_stay_without_a_road_before_the_window() {
+    let (commit, compact) = (Event::Commits { count: 1, apart: 1 }, |level| {
+        Event::Compact { level }
+    });
+    let events = [
+        commit.clone(),
+        compact(1),
+        compact(2),
+        compact(3),
+        commit.clone(),
+        compact(1),
+        compact(2),
+        commit.clone(),
+        compact(1),
+        commit,
+        Event::Snapshot,
+        Event::Wait { seconds: 602 },
+        compact(2),
+        Event::Wait { seconds: 398 },
+    ];
+    let mut model = Model {
+        listing: Listing::default(),
+        times: Vec::new(),
+        now: 1_000_000,
+    };
+    for event in &events {
+        model.happen(event);
+    }
+    model.retain();
+}
+
 // ---- on a disk, stopped before each step ----
 
 fn put_at(store: &DirStore, history: &History, id: u64, time: Timestamp) {
