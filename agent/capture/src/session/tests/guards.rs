@@ -321,6 +321,7 @@ fn pages_for_which_there_is_no_room_are_read_again_and_not_left_out() {
     bench.capture(&mut session); // beyond the limit: nothing more is taken
     session.options.scratch_dir = scratch.path().to_path_buf();
     session.pending = session.empty_set();
+    session.spare = None;
     app.insert(400); // more than fits into memory
     session.step().unwrap();
     // Neither the spool nor the scratch directory takes anything now.
