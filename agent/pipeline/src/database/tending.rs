@@ -234,8 +234,10 @@ impl Database {
             replica.damages += 1;
             replica.lost_points += lost;
         });
-        self.tending.full = None;
-        if !damage.whole {
+        if damage.whole {
+            self.tending.full = None;
+        } else {
+            // What was asked for may have come while this was found out: it is for the next look.
             self.ask_for_full(now);
         }
         // What is in the replica now is another matter than before.
