@@ -221,11 +221,7 @@ impl Session {
     /// How long a follower may wait before it looks again, while commits keep coming.
     pub fn pause(&self) -> Duration {
         if !self.is_ebbing() || self.ebb_looks >= EBB_LOOKS {
-            return if self.window.overran() {
-                Cadence::BUSY / 2
-            } else {
-                Cadence::BUSY
-            };
+            return Cadence::BUSY;
         }
         let begins = self.ebb_looks == 0 && self.ebb_backfilled == 0;
         let skipped = if begins { self.ebb_skip() } else { 0 };

@@ -16,8 +16,6 @@ pub(crate) struct Window {
     first: u32,
     /// How many are held.
     frames: usize,
-    /// More was read since the beginning than is held.
-    overran: bool,
 }
 
 impl Window {
@@ -26,12 +24,6 @@ impl Window {
         self.first = first;
         self.frame_bytes = frame_bytes.max(1);
         self.frames = 0;
-        self.overran = false;
-    }
-
-    /// Whether the last reading was longer than what is kept: its first frames must be read again.
-    pub(crate) fn overran(&self) -> bool {
-        self.overran
     }
 
     /// Room for the frames that follow: `wanted` of them, or as many as are read at once.
@@ -41,7 +33,6 @@ impl Window {
         if self.frames > 0 && from + chunk > KEPT_BYTES {
             self.first += u32::try_from(self.frames).expect("no more than a file of 2 MiB holds");
             (self.frames, from) = (0, 0);
-            self.overran = true;
         }
         let more = (from + chunk).saturating_sub(self.bytes.len());
         self.bytes.reserve_exact(more); // not twice as much

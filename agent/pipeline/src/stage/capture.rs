@@ -385,11 +385,21 @@ impl Thread<'_> {
         let now = Instant::now();
         self.pace.cut(now);
         self.pace.rest_until(now + session.peace());
+        // The WAL is read on while a file is cut. Should nobody write after that, no look says so.
+        let read_meanwhile = session.has_pending();
+        if read_meanwhile {
+            self.pace.stepped(now, session.pause());
+        }
         let now = SystemTime::now();
-        self.job.progress.update(|facts| match entry {
-            Some(entry) => facts.record_cut(entry.txid, entry.bytes, now),
-            // What was noticed came to nothing: a transaction that was undone.
-            None => facts.dirty_since = None,
+        self.job.progress.update(|facts| {
+            match entry {
+                Some(entry) => facts.record_cut(entry.txid, entry.bytes, now),
+                // What was noticed came to nothing: a transaction that was undone.
+                None => facts.dirty_since = None,
+            }
+            if read_meanwhile {
+                facts.dirty_since.get_or_insert(now);
+            }
         });
         self.measure(session);
         Ok(())
