@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sqlrep_tests::world::knob;
-use sqlrep_tests::{AgentOptions, Reader, Workload, World, image, poll, say, scenario};
+use sqlrep_tests::{AgentOptions, Reader, Workload, World, image, poll, say, scenario, wait};
 
 use crate::binaries;
 use crate::scene::{Point, Scene};
@@ -99,6 +99,15 @@ fn run(name: &str, make: impl FnOnce(u64) -> Workload, readers: u32) {
             commits.push(said["commits"].as_u64().context("commits are counted")?);
         }
         drop(readers);
+        // Nobody writes any more and nobody asks: what was read while a file was cut ships too.
+        wait("the last commit is on the replica unasked", || {
+            let mut all = true;
+            for (who, restored) in scene.restore_all(world, &Point::Latest)? {
+                all &= workload.check(&restored).context(who)? == commits;
+                fs::remove_file(restored)?;
+            }
+            Ok(all)
+        })?;
         scene.prove_equal(world, &agent)?;
         // the source itself: every row is the app's, and no object is ours
         ensure!(
