@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use sqlrep_tests::{
-    AgentOptions, Pod, PodOptions, Sqlite, Workload, World, image, ltx, pod, poll, say, scenario,
-    wait,
+    Agent, AgentOptions, Pod, PodOptions, Sqlite, Workload, World, image, ltx, pod, poll, say,
+    scenario, wait,
 };
 
 use crate::binaries;
@@ -47,17 +47,18 @@ fn an_outage_is_caught_up_without_a_new_snapshot() {
         ensure!(said["busy"] == 0, "the app noticed: {said}");
         // unmount left an empty directory; mount fails unless it is empty still
         mount(world)?;
-        agent.ctl().wait_following(&scene.reference)?;
-        scene.prove_equal(world, &agent)?;
-        scene.prove_contiguous(0)?;
-        ensure!(
-            ltx::level(&scene.replica, 9)?
-                .iter()
-                .all(|file| file.max <= head),
-            "a snapshot"
-        );
-        Ok(())
+        prove_caught_up(world, &agent, &scene, head)
     });
+}
+
+/// Everything follows, without a new snapshot; `head` is that of before the outage.
+fn prove_caught_up(world: &World, agent: &Agent, scene: &Scene, head: u64) -> Result<()> {
+    agent.ctl().wait_following(&scene.reference)?;
+    scene.prove_equal(world, agent)?;
+    scene.prove_contiguous(0)?;
+    let snapshots = ltx::level(&scene.replica, 9)?;
+    ensure!(snapshots.iter().all(|file| file.max <= head), "a snapshot");
+    Ok(())
 }
 
 #[test]
@@ -87,16 +88,7 @@ fn an_outage_that_outgrows_the_spool_is_folded_and_the_app_never_waits() {
         ));
         ensure!(said["busy"] == 0, "the app noticed: {said}");
         mount(world)?;
-        agent.ctl().wait_following(&scene.reference)?;
-        scene.prove_equal(world, &agent)?;
-        scene.prove_contiguous(0)?;
-        ensure!(
-            ltx::level(&scene.replica, 9)?
-                .iter()
-                .all(|file| file.max <= head),
-            "a snapshot"
-        );
-        Ok(())
+        prove_caught_up(world, &agent, &scene, head)
     });
 }
 

@@ -237,7 +237,7 @@ impl Live {
 
     /// Whether a writer is in the middle of a transaction, or somebody of a checkpoint.
     pub(crate) fn is_at_work(&self) -> Result<bool, Error> {
-        ffi::is_locked(self.shm(), WORK_BYTES).map_err(Error::io("query locks of", self.path()))
+        self.is_held(WORK_BYTES)
     }
 
     /// Whether somebody checkpoints and has the writers wait meanwhile: FULL, RESTART or TRUNCATE,
@@ -251,8 +251,8 @@ impl Live {
         Ok(self.is_held(CHECKPOINT_BYTE)? && !self.is_held(WRITE_BYTE)?)
     }
 
-    fn is_held(&self, byte: Bytes) -> Result<bool, Error> {
-        ffi::is_locked(self.shm(), byte).map_err(Error::io("query locks of", self.path()))
+    fn is_held(&self, bytes: Bytes) -> Result<bool, Error> {
+        ffi::is_locked(self.shm(), bytes).map_err(Error::io("query locks of", self.path()))
     }
 
     /// Where the paths lead now. A file that took the database's place while its `-wal` is still

@@ -161,7 +161,7 @@ impl Pending {
         self.free.clear();
         self.used = 0;
         self.commit = None;
-        // Written over, its pages cost the system a third of what new ones do.
+        // What is written over need not be allocated again.
         if scratch_bytes > SCRATCH_KEPT_BYTES
             && let Some(scratch) = &self.scratch
             && scratch.set_len(0).is_err()

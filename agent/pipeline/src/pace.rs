@@ -127,6 +127,12 @@ impl Pace {
         self.last_cut = Some(now);
     }
 
+    /// Commits were read while a file was cut. Should nobody write after that, no look says so.
+    pub(crate) fn read_meanwhile(&mut self, now: Instant) {
+        self.pending = Some(Pending::Busy);
+        self.last_new = Some(now);
+    }
+
     /// No file is cut before: the app is left in peace.
     pub(crate) fn rest_until(&mut self, at: Instant) {
         self.not_before = Some(at);
@@ -275,6 +281,28 @@ mod tests {
             (14..=17).contains(&cuts),
             "15 s of load, one file a second: {cuts}"
         );
+    }
+
+    #[test]
+    fn what_was_read_while_a_file_was_cut_is_due_though_nobody_writes_any_more() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        pace.stepped(start, STEP);
+        let later = start + Duration::from_millis(200);
+        pace.cut(later);
+        pace.read_meanwhile(later);
+        assert!(!pace.cut_due(later), "the writer is busy");
+        let mut now = later;
+        while !pace.cut_due(now) {
+            now = now.max(
+                pace.wake_at()
+                    .expect("it does not sleep before the pages are cut"),
+            );
+            if pace.look_due(now) {
+                pace.quiet(now, STEP);
+            }
+        }
+        assert!(now <= later + PAUSE, "a pause of the writer is enough");
     }
 
     #[test]

@@ -385,10 +385,9 @@ impl Thread<'_> {
         let now = Instant::now();
         self.pace.cut(now);
         self.pace.rest_until(now + session.peace());
-        // The WAL is read on while a file is cut. Should nobody write after that, no look says so.
         let read_meanwhile = session.has_pending();
         if read_meanwhile {
-            self.pace.stepped(now, session.pause());
+            self.pace.read_meanwhile(now);
         }
         let now = SystemTime::now();
         self.job.progress.update(|facts| {
