@@ -310,6 +310,36 @@ fn events_on_the_pod_tell_what_happened_to_it() {
 }
 
 #[test]
+fn what_a_pod_took_with_it_unread_is_told_to_the_next_one() {
+    scenario("unread-event", binaries(), |world| {
+        let api = ApiServer::start()?;
+        let first = agent(world, &api)?;
+        let scene = followed(world, &first, &api, "app")?;
+        scene.prove_equal(world, &first)?;
+        first.kill()?;
+        Sqlite::once(&scene.db, "UPDATE clock SET n = 4711;")?;
+        scene.pod.remove_data()?;
+        api.delete("pods", "default", name(&scene.pod));
+        let _second = agent(world, &api)?;
+        let next = pod(world, &api, PodOptions::app("app"))?;
+        next.wait_ready()?;
+        let said = "default/app/data/app.db: pod";
+        wait_event(&api, &next, "UnreadEnd", said)?;
+        // told once
+        delete(&api, &next)?;
+        let last = pod(world, &api, PodOptions::app("app"))?;
+        last.wait_ready()?;
+        wait_event(&api, &last, "Restored", "app.db")?;
+        let told = events(&api, &last);
+        ensure!(
+            told.iter().all(|(reason, _)| reason != "UnreadEnd"),
+            "{told:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
 fn an_ungated_start_beside_a_replica_is_told_and_kept_on_a_branch() {
     scenario("ungated", binaries(), |world| {
         let api = ApiServer::start()?;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use sqlrep_tests::pod::rename;
 use sqlrep_tests::process::output;
 use sqlrep_tests::wait::{PATIENCE, poll};
 use sqlrep_tests::{
@@ -128,6 +129,21 @@ fn starts_with(workload: &Workload, scene: &Scene, least: u64) -> Result<()> {
     Ok(())
 }
 
+/// Whether the root has a replica of it, and not only the note that it is elsewhere.
+fn on_root(world: &World) -> bool {
+    world.replica("app/data/app.db/ltx").exists()
+}
+
+/// Copies a replica as a person does, in place of what is there; at once, for the pod waits already.
+fn copy(world: &World, from: &Path, to: &Path) -> Result<()> {
+    let aside = world.path("aside");
+    let mut command = Command::new("cp");
+    let copied = output(command.arg("-a").args([from, &aside]))?;
+    ensure!(copied.status.success(), "cp: {copied:?}");
+    fs::remove_dir_all(to).ok();
+    rename(&aside, to)
+}
+
 /// A pod goes as the kubelet takes it down: how long its volume was held.
 fn ends(pod: &Pod, mount: &Mount) -> Result<Duration> {
     pod.mark_deleted()?;
@@ -150,7 +166,7 @@ fn an_app_keeps_its_replica_in_a_volume_of_its_own() {
         let commits = writer.quit()?["commits"].as_u64().unwrap_or_default();
         scene.prove_equal(world, &agent)?;
         only(&nas, &["app.db", ".sqlrep-root.json"])?;
-        ensure!(!world.replica("app").exists(), "it is on the root too");
+        ensure!(!on_root(world), "it is on the root too");
         let agent_says = |args: &[&str]| agent.ctl().run(args.iter().copied());
         for verb in ["history", "verify", "snapshot"] {
             agent_says(&[verb, &scene.reference])?.done()?;
@@ -309,17 +325,113 @@ fn what_was_not_shipped_in_time_waits_for_the_next_pod() {
         ensure!(took > Duration::from_secs(1), "let go of after {took:?}");
         let left = agent.ctl().wait_state(&scene.reference, "stalled")?;
         ensure!(left.words().contains("spool"), "{left:?}");
+        let taken = agent.ctl().run(["takeover", &scene.reference])?;
+        taken.exits(5)?.says(&["goes out before the next pod"])?;
         // an agent that starts anew does not put it on the root
         agent.terminate()?;
         let agent = world.agent_with(options)?;
         agent.ctl().wait_state(&scene.reference, "stalled")?;
-        ensure!(!world.replica("app").exists(), "it is on the root");
+        ensure!(!on_root(world), "it is on the root");
         ensure!(ltx::head(&scene.replica)? == head);
         let (next, _mount) = started(world, &nas, "app")?;
         starts_with(&workload, &next, least)?;
         agent.ctl().wait_following(&next.reference)?;
         next.prove_equal(world, &agent)?;
         next.prove_contiguous(0)
+    });
+}
+
+#[test]
+fn what_was_left_goes_out_with_any_pod_that_brings_the_volume() {
+    mounting("target-left-shared", |world| {
+        let options = AgentOptions::default().flag("--drain-timeout", "1s");
+        let (agent, nas) = (world.agent_with(options)?, share(world, "nas")?);
+        let workload = Workload::new(world.seed);
+        let (scene, mount) = started(world, &nas, "app")?;
+        workload.init(&scene.db)?;
+        agent.ctl().wait_following(&scene.reference)?;
+        agent.ctl().sync(&scene.reference)?;
+        mount.read_only()?;
+        let writer = workload.start(world, &scene.db, 0)?;
+        writer.wait_commits(100)?;
+        let least = writer.kill()?;
+        ends(&scene.pod, &mount)?;
+        agent.ctl().wait_state(&scene.reference, "stalled")?;
+        // its app does not come back; another one has the same volume, if not the same replica
+        let other = Pod::prepare(world, inline("other"))?;
+        let _mount = Mount::bind(&nas, &other.below(INLINE))?;
+        other.announce()?;
+        poll("what was left is shipped", PATIENCE, || {
+            Ok(agent.ctl().row(&scene.reference)?.is_none().then_some(()))
+        })?;
+        scene.prove_contiguous(0)?;
+        let out = world.path("out.db");
+        world.ctl().restore(&scene.replica, &out, &[])?.done()?;
+        let have = workload.check_restored(&out)?[0];
+        ensure!((least..=least + 1).contains(&have), "{have} of {least}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_app_whose_replicas_are_to_move_waits_until_they_did() {
+    mounting("target-moved", |world| {
+        let (agent, nas) = (world.agent()?, share(world, "nas")?);
+        let workload = Workload::new(world.seed);
+        let (on_share, in_volume) = (world.replica("app/data/app.db"), nas.join("app.db"));
+        let first = Scene::followed(world, &agent, "app", &workload)?;
+        let writes = |scene: &Scene| {
+            agent.ctl().wait_following(&scene.reference)?;
+            let writer = workload.start(world, &scene.db, 0)?;
+            writer.wait_commits(50)?;
+            writer.kill()
+        };
+        let mut least = writes(&first)?;
+        first.pod.delete()?;
+
+        // the annotation comes: what the share has is not in the volume
+        let pod = Pod::prepare(world, inline("app"))?;
+        let mount = Mount::bind(&nas, &pod.below(INLINE))?;
+        pod.announce()?;
+        gate_says(&pod, "copy that directory to app.db/ in the volume")?;
+        let row = agent.ctl().wait_state("app/data/app.db", "stalled")?;
+        ensure!(row.words().contains("without its newest state"), "{row:?}");
+        only(&pod.volume("data"), &[])?;
+        only(&nas, &[".sqlrep-root.json"])?;
+        copy(world, &on_share, &in_volume)?;
+        pod.wait_ready()?;
+        let second = of(world, &nas, pod);
+        starts_with(&workload, &second, least)?;
+        least = writes(&second)?;
+        ends(&second.pod, &mount)?;
+
+        // the annotation goes: what the share has is old
+        let third = Pod::start(world, PodOptions::app("app"))?;
+        gate_says(&third, "in volume replica of its pods")?;
+        only(&third.volume("data"), &[])?;
+        // an agent that is new knows it too
+        agent.terminate()?;
+        let agent = world.agent()?;
+        gate_says(&third, "in volume replica of its pods")?;
+        copy(world, &in_volume, &on_share)?;
+        third.wait_ready()?;
+        let third = Scene::of(world, third);
+        starts_with(&workload, &third, least)?;
+        agent.ctl().wait_following(&third.reference)?;
+        let writer = workload.start(world, &third.db, 0)?;
+        writer.wait_commits(50)?;
+        least = writer.kill()?;
+        third.pod.delete()?;
+
+        // and comes again: what the volume has is old now, and is not wanted any more
+        let pod = Pod::prepare(world, inline("app"))?;
+        let _mount = Mount::bind(&nas, &pod.below(INLINE))?;
+        pod.announce()?;
+        gate_says(&pod, "only has TXID")?;
+        only(&pod.volume("data"), &[])?;
+        copy(world, &on_share, &in_volume)?;
+        pod.wait_ready()?;
+        starts_with(&workload, &of(world, &nas, pod), least)
     });
 }
 
@@ -468,7 +580,7 @@ fn a_claim_is_followed_to_its_volume_and_the_cluster_remembers_it() {
 fn a_claim_that_leads_nowhere_is_said_on_the_pod() {
     scenario("target-nowhere", binaries(), |world| {
         let api = claims()?;
-        let _agent = in_cluster(world, &api, "n1")?;
+        let agent = in_cluster(world, &api, "n1")?;
         let pod = claimed(world, "n1", "missing")?;
         api.put("pods", pod.document().clone());
         gate_says(&pod, "there is none of that name")?;
@@ -482,6 +594,24 @@ fn a_claim_that_leads_nowhere_is_said_on_the_pod() {
             json!({"metadata": {"name": "missing", "namespace": "default", "uid": "claim-2"},
                 "spec": {}}),
         );
-        gate_says(&pod, "is not bound")
+        gate_says(&pod, "is not bound")?;
+        // one that runs already is followed, and what is to be done is said where people look
+        let running = claimed(world, "n1", "lost")?;
+        Workload::new(world.seed).init(&running.db("app.db"))?;
+        let mut document = running.document().clone();
+        document["status"]["containerStatuses"] =
+            json!([{"name": "app", "restartCount": 0, "state": {"running": {}}}]);
+        api.put("pods", document);
+        let row = agent.ctl().wait_state("app/data/app.db", "stalled")?;
+        for words in [
+            "there is none of that name",
+            "waits in the spool of this node",
+        ] {
+            ensure!(row.words().contains(words), "no {words:?}: {row:?}");
+        }
+        wait_object(&api, "events", |event| {
+            let note = event["note"].as_str().unwrap_or_default();
+            event["reason"] == "BadAnnotation" && note.contains("lost")
+        })
     });
 }

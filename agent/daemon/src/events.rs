@@ -50,6 +50,8 @@ pub(crate) enum Reason {
     VolumeTooSmall,
     /// A part of the replica is damaged; what was done about it, and what is lost.
     ReplicaDamaged,
+    /// An earlier pod of the app took commits with it that nobody had read.
+    UnreadEnd,
 }
 
 impl Reason {
@@ -68,6 +70,7 @@ impl Reason {
             Self::Unsupported => "Unsupported",
             Self::VolumeTooSmall => "VolumeTooSmall",
             Self::ReplicaDamaged => "ReplicaDamaged",
+            Self::UnreadEnd => "UnreadEnd",
         }
     }
 

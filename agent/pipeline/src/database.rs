@@ -410,6 +410,7 @@ impl Database {
                 self.recovered();
                 if let Some(saying) = self.manifest.sending.take() {
                     self.manifest.said = Some(saying);
+                    self.note_moved();
                 }
                 self.observe();
             }
@@ -497,7 +498,7 @@ impl Database {
             if undecided || now.duration_since(since) >= limits::STALLED_AFTER {
                 row.state = State::Stalled;
                 row.reason = Some(text);
-                row.hint = Some(class.hint().to_owned());
+                row.hint = Some(error.hint().to_owned());
             }
         });
     }

@@ -193,6 +193,17 @@ impl StageError {
         }
     }
 
+    /// What a person can do about it.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Target { .. } | Self::TargetNotMounted { .. } => {
+                "what the app commits waits in the spool of this node meanwhile; put right what the \
+                 reason names, and all of it follows by itself"
+            }
+            other => other.class().hint(),
+        }
+    }
+
     /// The whole chain of causes in one line.
     pub fn text(&self) -> String {
         chain(self)
@@ -313,6 +324,14 @@ pub enum PrepareError {
         /// Where it was looked for.
         dir: PathBuf,
     },
+    /// The replica was kept in another place until now, and a newer state is there.
+    #[error("{id} would start without its newest state: {why}")]
+    Elsewhere {
+        /// Identity of the replica.
+        id: String,
+        /// Where it is, and what a person can do.
+        why: String,
+    },
     /// A replica is there and could not be put back.
     #[error("cannot restore {id}")]
     Failed {
@@ -332,7 +351,7 @@ impl PrepareError {
             | Self::Root(_)
             | Self::Target(_)
             | Self::NotMounted { .. } => true,
-            Self::NoReplica { .. } | Self::VolumeTooSmall { .. } => false,
+            Self::NoReplica { .. } | Self::VolumeTooSmall { .. } | Self::Elsewhere { .. } => false,
             Self::Failed { source, .. } => {
                 matches!(source.class(), Class::Transient | Class::Root | Class::Full)
             }

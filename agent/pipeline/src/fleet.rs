@@ -1,11 +1,11 @@
 //! The databases of this node: added when they are found, drained when their pod goes.
 
 pub(crate) mod end;
-mod targets;
+pub(crate) mod targets;
+mod unread;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ pub(crate) struct Context {
     restored: Mutex<HashSet<(String, DbId)>>,
     insisted: Mutex<HashSet<DbId>>,
     patience: Mutex<Patience>,
-    unread_ends: AtomicU64,
+    unread: unread::Unread,
     ready: watch::Sender<bool>,
 }
 
@@ -213,12 +213,6 @@ impl Context {
         lock(&self.insisted).remove(id)
     }
 
-    /// A database ended with its pod before it was read to the end: commits of it are lost.
-    pub(crate) fn note_unread_end(&self, id: &DbId, what: &str) {
-        self.unread_ends.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(db = %id, "not read to the end: {what}");
-    }
-
     /// Who waits for whom.
     pub(crate) fn patience(&self) -> MutexGuard<'_, Patience> {
         lock(&self.patience)
@@ -303,7 +297,7 @@ impl Fleet {
             restored: Mutex::default(),
             insisted: Mutex::default(),
             patience: Mutex::default(),
-            unread_ends: AtomicU64::new(0),
+            unread: unread::Unread::default(),
             ready: watch::Sender::new(false),
             config,
             spool,
@@ -558,6 +552,8 @@ impl Fleet {
             answer.await.unwrap_or_else(|_| Err(gone(id)))?;
         } else if self.context.board.keys_of(id).is_empty() {
             return Err(gone(id));
+        } else if let Some(left) = self.context.left_in_spool(id) {
+            return Err(CommandError::Refused(left));
         } else {
             // A pod that waits in prepare() for the old owner looks here at its next try.
             lock(&self.context.insisted).insert(id.clone());

@@ -10,10 +10,12 @@ use sqlrep_replica::{DbId, OwnerState, Store, rfc3339};
 use tokio::time::Instant;
 
 use crate::error::{PrepareError, StageError};
+use crate::fleet::targets::Compared;
 use crate::fleet::{Context, Fleet, note};
 use crate::handover::{self, Holder, Verdict, verdict};
 use crate::home::Home;
 use crate::stage::capture::timestamp_now;
+use crate::stage::elsewhere::{elsewhere, newer};
 use crate::stage::restore::{Candidate, Claimant, RestoredDatabase, candidates, restore_and_claim};
 use crate::stage::settle::{check_identity, check_name, retire};
 use crate::stage::ship::{End, Target};
@@ -26,6 +28,8 @@ pub struct Prepared {
     pub restored: Vec<RestoredDatabase>,
     /// Databases that were there already and were left alone.
     pub present: Vec<DbId>,
+    /// What earlier pods of this app took with them unread, told once.
+    pub unread: Vec<(DbId, String)>,
 }
 
 impl Fleet {
@@ -57,17 +61,14 @@ impl Fleet {
             let why = "whose last commits are still on their way".to_owned();
             let owner = (pod, self.context.config.node.clone());
             let error = self.waiting(&id, owner, why);
-            let key = self.row(volume, &id);
-            self.context.board.update(&key, |row| {
-                row.state = State::Stalled;
-                (row.reason, row.hint) = (Some(error.text()), Some(hint(&error, &id)));
-            });
+            self.stall(volume, &id, &error);
             return Err(error);
         }
         let found = self
             .find(volume, &home)
             .await
             .map_err(|error| unreachable(&home, error))?;
+        self.look_elsewhere(volume, &home, &found).await?;
         if found.is_empty() && volume.restore == RestorePolicy::Required {
             let pod = &volume.pod;
             let place = home.place_of(&pod.namespace, &pod.app, &volume.name);
@@ -86,7 +87,59 @@ impl Fleet {
             }
         }
         self.context.drop_waiting(volume);
+        prepared.unread = self.context.take_unread(volume);
         Ok(prepared)
+    }
+
+    /// Refuses to start an app without what its replica has in the place that its pod named until
+    /// now: on the agents' share, or in a volume.
+    async fn look_elsewhere(
+        &self,
+        volume: &Volume,
+        home: &Home,
+        found: &[Candidate],
+    ) -> Result<(), PrepareError> {
+        let share = self.context.home.clone();
+        let (looked, wanted) = (share.clone(), volume.clone());
+        // A replica in a volume must not wait for a share that is away.
+        let optional = home.target().is_some() && !found.is_empty();
+        let patience = if optional {
+            limits::LOOKUP_TIMEOUT
+        } else {
+            limits::LIST_TIMEOUT
+        };
+        let job = move || elsewhere(&looked, &wanted);
+        let answer = share.bulk().run(patience, job).await;
+        let mut there = match answer.map_err(StageError::from).and_then(|there| there) {
+            Ok(there) => there,
+            Err(error) if optional => {
+                tracing::warn!(
+                    pod = %volume.pod.name, err = %error.text(),
+                    "not known whether the agents' share has a newer replica than the pod's volume"
+                );
+                return Ok(());
+            }
+            Err(error) => return Err(PrepareError::Root(Box::new(error))),
+        };
+        there.retain(|other| !is_present(volume, &other.id));
+        let Some((other, head)) = newer(&there, found) else {
+            return Ok(());
+        };
+        let error = PrepareError::Elsewhere {
+            id: other.id.to_string(),
+            why: other.words(volume, head),
+        };
+        self.stall(volume, &other.id, &error);
+        Err(error)
+    }
+
+    /// Shows why a database is not there yet.
+    fn stall(&self, volume: &Volume, id: &DbId, error: &PrepareError) {
+        let key = self.row(volume, id);
+        self.context.board.update(&key, |row| {
+            row.state = State::Stalled;
+            (row.reason, row.hint) = (Some(error.text()), Some(hint(error, id)));
+        });
     }
 
     /// Makes sure that a target volume is there, and has what earlier pods left in the spool for it
@@ -121,7 +174,7 @@ impl Fleet {
         };
         let missing = found
             .iter()
-            .filter(|candidate| !is_present(volume, candidate));
+            .filter(|candidate| !is_present(volume, &candidate.id));
         let missing: Vec<Candidate> = missing.cloned().collect();
         let job = move || missing.iter().map(Candidate::bytes).sum::<u64>();
         let needed = home.bulk().run(limits::LIST_TIMEOUT, job).await;
@@ -144,7 +197,7 @@ impl Fleet {
         candidate: Candidate,
     ) -> Result<Option<RestoredDatabase>, PrepareError> {
         let id = candidate.id.clone();
-        if is_present(volume, &candidate) {
+        if is_present(volume, &candidate.id) {
             return Ok(None);
         }
         let restored = match self.wait_turn(volume, home, &candidate).await {
@@ -198,13 +251,17 @@ impl Fleet {
         let place = home.clone();
         let job = move || restore_one(&context, &place, &volume, &candidate);
         let restored = home.bulk().run(limits::RESTORE_TIMEOUT, job).await;
-        restored
+        let restored = restored
             .map_err(StageError::from)
             .and_then(|restored| restored)
             .map_err(|source| PrepareError::Failed {
                 id: id.to_string(),
                 source: Box::new(source),
-            })
+            })?;
+        self.context
+            .note_moved(home, &id, restored.txid, Compared::Yes)
+            .await;
+        Ok(restored)
     }
 
     /// Returns when the replica may be claimed; else says who is waited for.
@@ -297,12 +354,8 @@ fn is_mounted(volume: &Volume) -> bool {
 }
 
 /// Whether the file is there; its name is only looked at, never followed (L3, L13).
-fn is_present(volume: &Volume, candidate: &Candidate) -> bool {
-    volume
-        .dir
-        .join(candidate.id.path())
-        .symlink_metadata()
-        .is_ok()
+fn is_present(volume: &Volume, id: &DbId) -> bool {
+    volume.dir.join(id.path()).symlink_metadata().is_ok()
 }
 
 fn hint(error: &PrepareError, id: &DbId) -> String {
@@ -314,7 +367,10 @@ fn hint(error: &PrepareError, id: &DbId) -> String {
         }
         PrepareError::Root(source)
         | PrepareError::Target(source)
-        | PrepareError::Failed { source, .. } => source.class().hint().to_owned(),
+        | PrepareError::Failed { source, .. } => source.hint().to_owned(),
+        PrepareError::Elsewhere { .. } => {
+            "the app waits; its data is where the reason says, and nothing was written".to_owned()
+        }
         PrepareError::NoReplica { .. } => {
             "remove sqlrep.io/restore: required for the first start".to_owned()
         }

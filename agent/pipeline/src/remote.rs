@@ -13,7 +13,9 @@ use std::time::Duration;
 use sqlrep_format::{Timestamp, TxidRange, ltx::Level};
 use sqlrep_replica::durable::Place;
 use sqlrep_replica::retain::Beside;
-use sqlrep_replica::{DirStore, Listing, Manifest, Put, ReplicaFile, Store, StoreError, manifest};
+use sqlrep_replica::{
+    DirStore, Listing, Manifest, Moved, Put, ReplicaFile, Store, StoreError, manifest, moved,
+};
 
 use crate::error::{StageError, chain};
 use crate::lane::{Identity, acting};
@@ -96,6 +98,17 @@ impl Remote {
 
     pub(crate) fn save_manifest(&self, wanted: &Manifest) -> Result<(), StageError> {
         self.acting(|| manifest::save(self.place(), wanted))
+            .map_err(|error| self.manifest_error(&error))
+    }
+
+    /// The note that the replica is kept in another place.
+    pub(crate) fn load_moved(&self) -> Result<Option<Moved>, StageError> {
+        self.acting(|| moved::load(self.place()))
+            .map_err(|error| self.manifest_error(&error))
+    }
+
+    pub(crate) fn save_moved(&self, note: &Moved) -> Result<(), StageError> {
+        self.acting(|| moved::save(self.place(), note))
             .map_err(|error| self.manifest_error(&error))
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod capture;
 mod compact;
+pub(crate) mod elsewhere;
 pub(crate) mod restore;
 mod retain;
 pub(crate) mod scrub;

@@ -1,6 +1,6 @@
 //! Identities of databases, and the paths under which a replica keeps its files.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +12,7 @@ use sqlrep_format::TxidRange;
 use sqlrep_format::ltx::{FileName, Level};
 
 use crate::StoreError;
-use crate::durable::Place;
+use crate::durable::{Dir, Place};
 
 /// The directory below a replica that holds the levels (LITESTREAM.md §2.1).
 pub const LTX_DIR: &str = "ltx";
@@ -233,7 +233,17 @@ const REPLICA_DIRS_MAX: usize = 200_000;
 /// The replicas at or below a directory, relative to it and sorted: every directory that holds
 /// `ltx/`. Links are not followed; a directory that does not exist holds none.
 pub fn replicas_below(place: impl Into<Place>) -> Result<Vec<PathBuf>, StoreError> {
-    let place = place.into();
+    dirs_below(&place.into(), |_, names| {
+        Ok(names.iter().any(|name| name == LTX_DIR))
+    })
+}
+
+/// The directories of databases at or below one, of which `wanted` holds, given the names of the
+/// directories in them; relative and sorted.
+pub(crate) fn dirs_below(
+    place: &Place,
+    wanted: impl Fn(&Dir, &[OsString]) -> io::Result<bool>,
+) -> Result<Vec<PathBuf>, StoreError> {
     let mut found = Vec::new();
     let mut looked = 0;
     match place.open() {
@@ -253,18 +263,22 @@ pub fn replicas_below(place: impl Into<Place>) -> Result<Vec<PathBuf>, StoreErro
             ));
         }
         let inner = place.join(&relative);
-        let names = match inner.open().and_then(|dir| dir.subdirs()) {
-            Ok(names) => names,
+        let looked_into = inner.open().and_then(|dir| {
+            let names = dir.subdirs()?;
+            Ok((wanted(&dir, &names)?, names))
+        });
+        let (is_wanted, names) = match looked_into {
+            Ok(looked_into) => looked_into,
             // Gone between two looks.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(StoreError::io("list", inner.path())(error)),
         };
-        for name in names {
-            if name == LTX_DIR {
-                found.push(relative.clone());
-            } else if name != META_DIR {
-                waiting.push((relative.join(&name), depth + 1));
-            }
+        let inner = names
+            .iter()
+            .filter(|name| *name != LTX_DIR && *name != META_DIR);
+        waiting.extend(inner.map(|name| (relative.join(name), depth + 1)));
+        if is_wanted {
+            found.push(relative);
         }
     }
     found.sort();

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sqlrep_format::{PageSize, Timestamp, Txid};
 
@@ -154,12 +155,33 @@ struct Versioned {
 /// The manifest of the replica at `place`; `None` when there is none (a replica that Litestream
 /// wrote has none).
 pub fn load(place: impl Into<Place>) -> Result<Option<Manifest>, ManifestError> {
-    let place = place.into();
-    let path = place.path().join(META_DIR).join(NAME);
+    read(&place.into(), NAME)
+}
+
+/// Exchanges the manifest of the replica at `place` as a whole; creates the directory.
+pub fn save(place: impl Into<Place>, manifest: &Manifest) -> Result<(), ManifestError> {
+    save_with(&OsFs, place, manifest)
+}
+
+/// The same over another [`Fs`].
+pub fn save_with(
+    fs: &dyn Fs,
+    place: impl Into<Place>,
+    manifest: &Manifest,
+) -> Result<(), ManifestError> {
+    write(fs, &place.into(), NAME, manifest)
+}
+
+/// A small JSON file in the [`META_DIR`] of a replica; `None` when there is none.
+pub(crate) fn read<T: DeserializeOwned>(
+    place: &Place,
+    name: &str,
+) -> Result<Option<T>, ManifestError> {
+    let path = place.path().join(META_DIR).join(name);
     let opened = place
         .open()
         .and_then(|dir| dir.open_subdir(OsStr::new(META_DIR)))
-        .and_then(|meta| meta.open_file(OsStr::new(NAME)));
+        .and_then(|meta| meta.open_file(OsStr::new(name)));
     let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -196,25 +218,20 @@ pub fn load(place: impl Into<Place>) -> Result<Option<Manifest>, ManifestError> 
     serde_json::from_slice(&bytes).map(Some).map_err(malformed)
 }
 
-/// Exchanges the manifest of the replica at `place` as a whole; creates the directory.
-pub fn save(place: impl Into<Place>, manifest: &Manifest) -> Result<(), ManifestError> {
-    save_with(&OsFs, place, manifest)
-}
-
-/// The same over another [`Fs`].
-pub fn save_with(
+/// Exchanges such a file as a whole; creates the directory.
+pub(crate) fn write(
     fs: &dyn Fs,
-    place: impl Into<Place>,
-    manifest: &Manifest,
+    place: &Place,
+    name: &str,
+    content: &impl Serialize,
 ) -> Result<(), ManifestError> {
-    let place = place.into();
-    let path = place.path().join(META_DIR).join(NAME);
-    let mut bytes = serde_json::to_vec_pretty(manifest)
+    let path = place.path().join(META_DIR).join(name);
+    let mut bytes = serde_json::to_vec_pretty(content)
         .map_err(|source| ManifestError::Malformed { path, source })?;
     bytes.push(b'\n');
-    let saved = durable::ensure_dir(fs, &place)
+    let saved = durable::ensure_dir(fs, place)
         .and_then(|dir| durable::ensure_subdir(fs, &dir, OsStr::new(META_DIR)))
-        .and_then(|meta| durable::replace(fs, &meta, OsStr::new(NAME), &bytes));
+        .and_then(|meta| durable::replace(fs, &meta, OsStr::new(name), &bytes));
     saved.map_err(|Failure { step, path, source }| ManifestError::Io {
         action: step,
         path,
@@ -240,7 +257,7 @@ mod millis {
 }
 
 /// A [`Txid`] as in the names of files.
-mod txid {
+pub(crate) mod txid {
     use super::{Deserialize, Deserializer, Serializer, Txid};
 
     #[expect(
@@ -248,14 +265,14 @@ mod txid {
         clippy::trivially_copy_pass_by_ref,
         reason = "the signature that serde calls"
     )]
-    pub(super) fn serialize<S: Serializer>(txid: &Option<Txid>, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(txid: &Option<Txid>, to: S) -> Result<S::Ok, S::Error> {
         match txid {
             Some(txid) => to.collect_str(txid),
             None => to.serialize_none(),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<Txid>, D::Error> {
         let text = Option::<String>::deserialize(from)?;

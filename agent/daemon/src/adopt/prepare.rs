@@ -182,6 +182,12 @@ impl<F: Flow> Preparation<F> {
                         for one in &prepared.restored {
                             self.say_restored(one);
                         }
+                        for (id, what) in &prepared.unread {
+                            let note = format!(
+                                "the database that this pod got lacks commits of {id}: {what}"
+                            );
+                            self.say(Reason::UnreadEnd, &note);
+                        }
                         restored.extend(prepared.restored);
                     }
                     Err(error) => {

@@ -1,7 +1,10 @@
 //! The actor's end: when it is over, and what it leaves behind.
 
+use std::sync::Arc;
+
 use super::{Database, Ending, Place};
 use crate::error::CommandError;
+use crate::fleet::targets::Compared;
 use crate::status::State;
 
 impl Database {
@@ -19,6 +22,18 @@ impl Database {
                     && matches!(self.place, Place::Settled(_))
                     && (self.spool.position().is_none() || !self.manifest_is_due())
             }
+        }
+    }
+
+    /// The agents' share is told, whenever the manifest is, that this replica is kept in a volume.
+    pub(super) fn note_moved(&self) {
+        let newest = self.spool.position().map(|position| position.txid);
+        let first = self.spool.first_pending();
+        let head = first.map_or(newest, |first| first.txid.prev());
+        if let Some(head) = head.filter(|_| self.home.target().is_some()) {
+            let (context, home) = (Arc::clone(&self.context), self.home.clone());
+            let id = self.id.clone();
+            tokio::spawn(async move { context.note_moved(&home, &id, head, Compared::No).await });
         }
     }
 

@@ -1,7 +1,6 @@
 //! How an agent ends, and what it finds that one before it left.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlrep_replica::DbId;
@@ -70,11 +69,6 @@ impl Fleet {
             drained: handles.len().saturating_sub(left.len()),
             left,
         }
-    }
-
-    /// How many databases ended with their pod before they were read to the end, since the start.
-    pub fn unread_ends(&self) -> u64 {
-        self.context.unread_ends.load(Ordering::Relaxed)
     }
 
     /// Tails in the spool whose pods are gone: they are shipped and their replicas released.

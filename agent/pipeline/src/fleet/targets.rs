@@ -2,18 +2,50 @@
 
 use std::sync::Arc;
 
-use sqlrep_replica::DbId;
+use sqlrep_format::Txid;
+use sqlrep_replica::{DbId, Moved};
 use sqlrep_spool::{DatabaseSpool, Held};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Context, Fleet, lock};
 use crate::error::StageError;
 use crate::home::Home;
+use crate::stage::elsewhere::note;
 use crate::status::{DatabaseStatus, State};
 use crate::target::{TargetWatch, confirm};
-use crate::{Key, Volume};
+use crate::{Key, Volume, limits};
+
+/// Whether what lies on the agents' share was compared with what is in a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// It is not newer.
+    Yes,
+    /// Nobody looked.
+    No,
+}
 
 impl Context {
+    /// Leaves a note on the agents' share that a replica is kept in a volume, for the day on which
+    /// its pod does not name that volume any more. A share that is away is not waited for.
+    pub(crate) async fn note_moved(&self, home: &Home, id: &DbId, head: Txid, compared: Compared) {
+        let target = home.target().map(TargetWatch::volume);
+        let Some((volume, place)) = target.and_then(|at| Some((at, at.place.as_ref().ok()?)))
+        else {
+            return;
+        };
+        let mut moved = Moved::new(&volume.name, &place.key, &self.config.node);
+        moved.head = Some(head);
+        let (share, noted) = (self.home.clone(), id.clone());
+        let job = move || note(&share, &noted, moved, compared == Compared::Yes);
+        let done = self.home.bulk().run(limits::LOOKUP_TIMEOUT, job).await;
+        if let Err(error) = done.map_err(StageError::from).and_then(|done| done) {
+            tracing::warn!(
+                db = %id, err = %error.text(),
+                "the agents' share does not say yet that this replica is kept in a volume"
+            );
+        }
+    }
+
     /// Where the replicas of a volume of a pod live.
     pub(crate) fn home_of(&self, volume: &Volume) -> Result<Home, StageError> {
         let Some(target) = &volume.target else {
@@ -71,8 +103,13 @@ impl Context {
         row.pending_bytes = pending;
         row.txid = spool.position().map(|position| position.txid);
         row.reason = Some(reason);
-        row.hint =
-            Some("the next pod of this app on this node ships it before it starts".to_owned());
+        row.hint = Some(format!(
+            "it goes out before the next pod on node {} that mounts that volume starts: have one of \
+             this app scheduled there (onto a branch, if another pod went on without it); to give \
+             it up, delete {} on that node and restart its agent",
+            self.config.node,
+            spool.dir().display()
+        ));
         self.board.remove(key);
         self.board.insert(key, row);
     }
@@ -80,6 +117,17 @@ impl Context {
     /// Whether that is so.
     pub(crate) fn is_left(&self, key: &Key) -> bool {
         lock(&self.left).contains(key)
+    }
+
+    /// Why nothing can be taken over of a database of which only a tail is left here, and what can be
+    /// done; nothing where a pod of it waits.
+    pub(crate) fn left_in_spool(&self, id: &DbId) -> Option<String> {
+        let keys = self.board.keys_of(id);
+        let (left, others): (Vec<_>, Vec<_>) = keys.iter().partition(|key| self.is_left(key));
+        let row = left.first().and_then(|key| self.board.get(key));
+        let row = row.filter(|_| others.is_empty())?;
+        let words = [row.reason, row.hint].into_iter().flatten();
+        Some(format!("{id}: {}", words.collect::<Vec<_>>().join("; ")))
     }
 
     /// It is no more.
@@ -96,14 +144,13 @@ impl Context {
 }
 
 impl Fleet {
-    /// Has what earlier pods of this app left in the spool shipped to the volume, now that it is
-    /// here again.
+    /// Has what earlier pods left in the spool for this volume shipped to it, now that a pod of theirs,
+    /// or of another app that shares it, has brought it here again.
     pub(crate) fn ship_left(&self, volume: &Volume, home: &Home) {
         let key = home.target().and_then(TargetWatch::key);
         for Held { id, pod_uid, .. } in self.held() {
             let pod = &volume.pod;
-            let same = (id.namespace(), id.app(), id.volume())
-                == (&*pod.namespace, &*pod.app, &*volume.name);
+            let same = id.namespace() == pod.namespace;
             if !same || pod_uid == pod.uid || self.context.lives(&pod_uid) {
                 continue;
             }

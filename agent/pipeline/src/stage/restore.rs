@@ -15,7 +15,7 @@ use sqlrep_format::{Pgno, Timestamp, Txid, page_checksum};
 use sqlrep_replica::durable::{self, OsFs};
 use sqlrep_replica::owner::{self, Branch, Claim, WriterId};
 use sqlrep_replica::{
-    DbId, Destination, IdError, Manifest, OwnerState, Ownership, Point, RestoreError,
+    DbId, Destination, IdError, Listing, Manifest, OwnerState, Ownership, Point, RestoreError,
     RestoreOptions, Staged, Store, StoreError, restore,
 };
 use sqlrep_spool::{DatabaseSpool, Seed};
@@ -38,6 +38,8 @@ const CLAIMS_MAX: u32 = 16;
 pub(crate) struct Candidate {
     pub(crate) id: DbId,
     pub(crate) store: Remote,
+    /// The newest TXID in it; nothing where that cannot be read.
+    pub(crate) head: Option<Txid>,
 }
 
 impl Candidate {
@@ -53,10 +55,15 @@ impl Candidate {
         })
     }
 
-    /// Whether there never was anything in it.
-    fn is_empty(&self) -> Result<bool, StageError> {
-        let nothing = self.store.list()?.head().is_none();
-        Ok(nothing && self.retired_chain()?.is_none())
+    /// What is in it; nothing where there never was anything. An unreadable replica is not an empty
+    /// one: the restore will say why it fails.
+    fn look(id: DbId, store: Remote) -> Option<Self> {
+        let listed = store.list();
+        let head = listed.as_ref().ok().and_then(Listing::head);
+        let found = Self { id, store, head };
+        let empty = listed.is_ok() && head.is_none();
+        let never = empty && matches!(found.retired_chain(), Ok(None));
+        (!never).then_some(found)
     }
 
     fn retired_chain(&self) -> Result<Option<Branch>, StageError> {
@@ -270,10 +277,7 @@ pub(crate) fn candidates(home: &Home, volume: &Volume) -> Result<Vec<Candidate>,
     let mut found = Vec::new();
     for below in below {
         match identify(volume, &below) {
-            Ok(id) => found.push(Candidate {
-                store: home.remote(&id),
-                id,
-            }),
+            Ok(id) => found.extend(Candidate::look(id.clone(), home.remote(&id))),
             Err(error) if below.as_os_str().is_empty() && home.target().is_some() => {
                 return Err(at_the_top(home, volume, &error));
             }
@@ -283,12 +287,10 @@ pub(crate) fn candidates(home: &Home, volume: &Volume) -> Result<Vec<Candidate>,
             }
         }
     }
-    // An unreadable replica is not an empty one: the restore will say why it fails.
-    found.retain(|candidate| !candidate.is_empty().unwrap_or(false));
     Ok(found)
 }
 
-fn identify(volume: &Volume, below: &Path) -> Result<DbId, IdError> {
+pub(crate) fn identify(volume: &Volume, below: &Path) -> Result<DbId, IdError> {
     let text = below
         .to_str()
         .ok_or_else(|| IdError::Path(below.to_owned()))?;
