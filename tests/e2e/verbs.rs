@@ -74,6 +74,35 @@ fn the_same_is_said_with_an_agent_and_without() {
 }
 
 #[test]
+fn a_replica_without_a_pod_is_listed_alike() {
+    scenario("listed", binaries(), |world| {
+        let agent = world.agent()?;
+        let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        scene.prove_equal(world, &agent)?;
+        let root = world.replicas().to_string_lossy().into_owned();
+        scene.pod.delete()?;
+        wait("its row goes", || {
+            Ok(agent.ctl().row(&scene.reference)?.is_none())
+        })?;
+        let first = |said: serde_json::Value| {
+            let row = &said[0];
+            (row["files"].as_u64(), row["bytes"].as_u64())
+        };
+        let online = agent.ctl().run(["list", "--replicas", "-o", "json"])?;
+        let offline = world
+            .ctl()
+            .run(["list", "--replica", &root, "-o", "json"])?;
+        let online = first(online.done()?.json()?);
+        let offline = first(offline.done()?.json()?);
+        ensure!(
+            online == offline && online.0 > Some(0),
+            "{online:?}, and {offline:?} without an agent"
+        );
+        Ok(())
+    });
+}
+
+#[test]
 fn a_damaged_replica_is_not_verified() {
     scenario("verify", binaries(), |world| {
         let agent = world.agent()?;

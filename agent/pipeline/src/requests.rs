@@ -70,7 +70,9 @@ pub struct ReplicaSummary {
     pub head: Option<Txid>,
     /// When that was captured.
     pub time: Option<Timestamp>,
-    /// Bytes of its files, branches not counted.
+    /// How many files it has, branches not counted.
+    pub files: usize,
+    /// Their bytes.
     pub bytes: u64,
     /// The last owner's pod, node, and whether it let go.
     pub owner: Option<(String, String, bool)>,
@@ -324,6 +326,7 @@ fn summary(home: &Home, id: DbId) -> Result<ReplicaSummary, CommandError> {
         id,
         head: listing.head(),
         time: newest.map(|file| file.modified),
+        files: listing.files().len(),
         bytes: listing.files().iter().map(|file| file.bytes).sum(),
         owner: manifest.map(|manifest| {
             let released = manifest.owner.state == OwnerState::Released;

@@ -15,6 +15,10 @@ use crate::when::{Clock, rfc3339};
 
 use super::{pick, txid_text};
 
+/// How much of a state and its reason a row shows: the longest that has no hint, which goes below the
+/// table, has some 80 characters.
+const STATE_CHARS_MAX: usize = 100;
+
 pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
     match options::source(&context.global, args.replica.as_ref(), &context.environment)? {
         Source::Replica(dir) => {
@@ -108,12 +112,17 @@ fn row(database: &Database, wide: bool, clock: &Clock) -> Vec<Cell> {
         _ => Color::Busy,
     };
     let ago = |time| duration(clock.age(time));
+    let state = if wide {
+        database.state_text()
+    } else {
+        beginning(database.state_text())
+    };
     let mut cells = vec![
         Cell::new(&database.node),
         Cell::new(&id.namespace),
         Cell::new(&id.app),
         Cell::new(format!("{}/{}", id.volume, id.path)),
-        Cell::new(database.state_text()).colored(color),
+        Cell::new(state).colored(color),
         Cell::number(size(database.size_bytes)),
         Cell::number(database.txid.map(short).unwrap_or_default()),
         Cell::number(duration(database.lag)),
@@ -135,6 +144,14 @@ fn row(database: &Database, wide: bool, clock: &Clock) -> Vec<Cell> {
     };
     cells.push(Cell::new(error));
     cells
+}
+
+/// A reason may be a paragraph, which `list` says below the table anyway.
+fn beginning(text: String) -> String {
+    match text.char_indices().nth(STATE_CHARS_MAX) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
 }
 
 /// A database for programs.
@@ -258,5 +275,17 @@ impl<'a> ReplicaRow<'a> {
             bytes: replica.bytes,
             problem: text(&replica.problem),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paragraph_does_not_make_a_row() {
+        assert_eq!(beginning("stalled (it hangs)".into()), "stalled (it hangs)");
+        let long = beginning("ä".repeat(STATE_CHARS_MAX + 1));
+        assert_eq!(long, format!("{}…", "ä".repeat(STATE_CHARS_MAX)));
     }
 }

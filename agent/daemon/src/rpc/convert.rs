@@ -247,7 +247,7 @@ pub(super) fn replica(replica: ReplicaSummary) -> v1::Replica {
         released,
         txid: replica.head.map(Txid::get),
         time: replica.time.map(captured),
-        files: 0,
+        files: u32::try_from(replica.files).unwrap_or(u32::MAX),
         bytes: replica.bytes,
         problem: String::new(),
     }
