@@ -172,12 +172,9 @@ fn line_of(status: &Status) -> String {
         line.push_str(&status.message);
     }
     for database in &status.databases {
-        for part in [
-            "\n  ",
-            &database.replica,
-            " at TXID ",
-            &database.txid.to_string(),
-        ] {
+        // As sqlrepctl and the names of files write it.
+        let txid = format!("{:x}", database.txid);
+        for part in ["\n  ", &database.replica, " at TXID ", &txid] {
             line.push_str(part);
         }
     }

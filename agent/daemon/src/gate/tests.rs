@@ -95,7 +95,7 @@ async fn the_wait_ends_with_ready_and_tells_each_change_once() {
         let mut ready = status(Phase::Ready);
         ready.databases = vec![RestoredDatabase {
             replica: "n/a/v/x.db".to_owned(),
-            txid: 9,
+            txid: 0x1a,
         }];
         std::fs::write(&file, json(&ready)).unwrap();
     });
@@ -105,7 +105,7 @@ async fn the_wait_ends_with_ready_and_tells_each_change_once() {
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "sqlrep gate: waiting-handover: pod a on node b\nsqlrep gate: restoring\n\
-         sqlrep gate: ready\n  n/a/v/x.db at TXID 9\n"
+         sqlrep gate: ready\n  n/a/v/x.db at TXID 1a\n"
     );
 }
 
