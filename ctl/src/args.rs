@@ -145,7 +145,11 @@ Examples:
 Examples:
   sqlrepctl verify surmai
   sqlrepctl verify --all -o json
-  sqlrepctl verify --replica /mnt/nas/sqlrep --all    without an agent")]
+  sqlrepctl verify surmai --txid 1c                   an older state
+  sqlrepctl verify --replica /mnt/nas/sqlrep --all    without an agent
+
+Chain and checksums say that the replica is whole. QUICK-CHECK is what SQLite says of the database that it
+restores to: damaged is the app's own database, as it was captured (exit code 1).")]
     Verify(VerifyArgs),
     /// A live table of the databases
     #[command(after_help = "\

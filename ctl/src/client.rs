@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use self::download::Download;
 pub(crate) use self::endpoint::Endpoint;
-pub(crate) use self::work::{Step, Verified};
+pub(crate) use self::work::{QuickCheck, Step, Verified};
 use crate::database::{Database, Id, Replica, Wanted};
 use crate::failure::{Failure, Result};
 use crate::history::History;

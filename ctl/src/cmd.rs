@@ -146,6 +146,12 @@ impl<D> Outcomes<D> {
         table
     }
 
+    /// What worked, by name.
+    fn results(&self) -> impl Iterator<Item = (&str, &D)> {
+        let outcomes = self.outcomes.iter();
+        outcomes.filter_map(|one| Some((one.database.as_str(), one.result.as_ref()?)))
+    }
+
     fn worked(&self) -> bool {
         self.outcomes.iter().any(|outcome| outcome.ok)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use sqlrep_format::{Timestamp, Txid};
 
+use crate::client::QuickCheck;
 use crate::reference::Named;
 
 /// Which database, with the path percent-encoded as on the replica.
@@ -114,6 +115,12 @@ pub(crate) struct Database {
     pub(crate) shipped_at: Option<Timestamp>,
     /// When a snapshot was last shipped.
     pub(crate) snapshot_at: Option<Timestamp>,
+    /// When the replica was last read back and found whole.
+    pub(crate) verified_at: Option<Timestamp>,
+    /// What SQLite said of what it restores to.
+    pub(crate) check: Option<QuickCheck>,
+    /// When it said something.
+    pub(crate) checked_at: Option<Timestamp>,
 }
 
 impl Database {

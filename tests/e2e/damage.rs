@@ -39,7 +39,7 @@ fn forget(world: &World) -> Result<()> {
 }
 
 /// What the metrics page has of a name.
-fn metric(port: u16, name: &str) -> Result<f64> {
+pub(crate) fn metric(port: u16, name: &str) -> Result<f64> {
     use std::io::{Read as _, Write as _};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
@@ -55,7 +55,7 @@ fn metric(port: u16, name: &str) -> Result<f64> {
         .context("a number")
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
         .port())

@@ -14,6 +14,7 @@ mod handover;
 mod harness;
 mod history;
 mod hostile;
+mod inspect;
 mod killed;
 mod kube;
 mod large;

@@ -50,12 +50,17 @@ fn same_content(what: &str, then: &[u8], now: &[u8]) -> Result<()> {
 
 /// The process that the agent has for a rewind.
 fn process_of(agent: &Agent) -> Result<Option<i32>> {
+    process_for(agent, "rewind")
+}
+
+/// The process that the agent has for one of its own verbs.
+pub(crate) fn process_for(agent: &Agent, verb: &str) -> Result<Option<i32>> {
     let tasks = format!("/proc/{0}/task", agent.pid());
     for task in fs::read_dir(tasks)? {
         let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
         for child in children.split_whitespace() {
             let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-            if line.split(|byte| *byte == 0).nth(1) == Some(b"rewind") {
+            if line.split(|byte| *byte == 0).nth(1) == Some(verb.as_bytes()) {
                 return Ok(Some(child.parse()?));
             }
         }

@@ -1,10 +1,12 @@
-//! The one place with `unsafe`: SQLite's process-wide settings, open file description locks, and
-//! the file system identity of a thread.
+//! The one place with `unsafe`: SQLite's process-wide settings, open file description locks, the
+//! file system identity of a thread, and what a process may ask of the kernel.
 
 #![expect(
     unsafe_code,
     reason = "each call is one C function, with its contract stated beside it"
 )]
+
+mod filter;
 
 use std::ffi::c_int;
 use std::fs::File;
@@ -12,6 +14,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use rusqlite::{Connection, ffi as sqlite};
+
+pub(crate) use filter::only_compute;
 
 /// What is asked of a byte range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +103,18 @@ pub(crate) fn unshare_root() -> io::Result<()> {
     // SAFETY: only CLONE_FS is unshared; descriptors stay shared between the threads.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?;
     Ok(())
+}
+
+/// Closes every descriptor but standard input, output and error. Only at the start of a process,
+/// before anything in it believes to have one.
+pub(crate) fn close_inherited() -> io::Result<()> {
+    // SAFETY: the call touches no memory; nothing in this process owns a descriptor yet.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    if closed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Makes SQLite lean: no page cache set aside per connection, no statistics, no lookaside.

@@ -12,13 +12,14 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
 
+use crate::inspect::open_unchanging;
 use crate::live::{LiveFile, Probe, Site, probe, read_header};
 use crate::{Error, init};
 
@@ -127,12 +128,8 @@ impl Rewind {
 
     /// Nothing is looked for beside it, and nothing is left there.
     fn open_source(&self) -> Result<Connection, Error> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-            | OpenFlags::SQLITE_OPEN_URI
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let name = format!("file:{}?immutable=1", escaped(&self.source));
         let open = || -> rusqlite::Result<Connection> {
-            let source = Connection::open_with_flags(name, flags)?;
+            let source = open_unchanging(&self.source)?;
             // Opens the file itself, which this process cannot do any more when it is confined.
             source.query_row("PRAGMA user_version", [], |_| Ok(()))?;
             Ok(source)
@@ -143,12 +140,6 @@ impl Rewind {
             source,
         })
     }
-}
-
-/// A path as part of a URI (<https://www.sqlite.org/uri.html>).
-fn escaped(path: &Path) -> String {
-    let path = path.display().to_string().replace('%', "%25");
-    path.replace('?', "%3f").replace('#', "%23")
 }
 
 fn kind(probe: &Probe) -> String {

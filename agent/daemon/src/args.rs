@@ -28,6 +28,12 @@ pub(crate) enum Command {
     /// The process that writes another state into a live database; the agent starts it.
     #[command(hide = true, name = sqlrep_pipeline::REWIND_VERB)]
     Rewind(RewindArgs),
+    /// The process that has SQLite look at a restored database; the agent starts it.
+    #[command(hide = true, name = sqlrep_pipeline::QUICK_CHECK_VERB)]
+    QuickCheck {
+        /// The database file, which nobody changes.
+        file: PathBuf,
+    },
     /// An agent of the demo: `run` that ends when its standard input is closed.
     #[command(hide = true)]
     DemoAgent(Box<RunArgs>),

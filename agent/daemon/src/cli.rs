@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -29,6 +30,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Gate(args) => gate::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Rewind(args) => rewind(args),
+        Command::QuickCheck { file } => quick_check(&file),
         Command::DemoApp(args) => demo::app::run(&args),
         Command::Run(args) => run_agent(*args, Until::Signal),
         Command::DemoAgent(args) => run_agent(*args, Until::SignalOrEndOfInput),
@@ -55,6 +57,19 @@ fn rewind(args: RewindArgs) -> ExitCode {
         Err(error) => {
             complain(&format!(
                 "a rewind was left by the agent that began it: {error}"
+            ));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The agent hears the rest on its end of standard output.
+fn quick_check(file: &Path) -> ExitCode {
+    match sqlrep_pipeline::quick_check_process(file) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!(
+                "a check was left by the agent that began it: {error}"
             ));
             ExitCode::FAILURE
         }

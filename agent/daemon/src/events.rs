@@ -52,6 +52,8 @@ pub(crate) enum Reason {
     ReplicaDamaged,
     /// An earlier pod of the app took commits with it that nobody had read.
     UnreadEnd,
+    /// The app's own database is damaged; its replica holds it as it is.
+    DatabaseDamaged,
 }
 
 impl Reason {
@@ -71,6 +73,7 @@ impl Reason {
             Self::VolumeTooSmall => "VolumeTooSmall",
             Self::ReplicaDamaged => "ReplicaDamaged",
             Self::UnreadEnd => "UnreadEnd",
+            Self::DatabaseDamaged => "DatabaseDamaged",
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sqlrep_pipeline::{DatabaseStatus, Fleet, RootHealth, State};
+use sqlrep_pipeline::{DatabaseStatus, Fleet, QuickCheck, RootHealth, State};
 
 /// The content type of the format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -90,7 +90,7 @@ fn out_of_sync(row: &DatabaseStatus, all: &Snapshot) -> bool {
     }
 }
 
-const PER_DATABASE: [PerDatabase; 25] = [
+const PER_DATABASE: [PerDatabase; 28] = [
     PerDatabase {
         name: "sqlrep_replica_lag_seconds",
         kind: Kind::Gauge,
@@ -174,6 +174,33 @@ const PER_DATABASE: [PerDatabase; 25] = [
         kind: Kind::Counter,
         help: "Kept points that were lost with damaged files.",
         value: |row, _| Some(float(row.replica.lost_points)),
+    },
+    PerDatabase {
+        name: "sqlrep_database_quick_check_timestamp_seconds",
+        kind: Kind::Gauge,
+        help: "When SQLite last looked at the database that the replica restores to.",
+        value: |row, _| Some(seconds(row.replica.quick_check.as_ref()?.0)),
+    },
+    PerDatabase {
+        name: "sqlrep_database_damaged",
+        kind: Kind::Gauge,
+        help: "1 when SQLite then found the app's database itself damaged.",
+        value: |row, _| {
+            let (_, _, found) = row.replica.quick_check.as_ref()?;
+            Some(if *found == QuickCheck::Ok { 0.0 } else { 1.0 })
+        },
+    },
+    PerDatabase {
+        name: "sqlrep_database_not_checked",
+        kind: Kind::Gauge,
+        help: "1 when SQLite could not be asked the last time, for lack of room or because it did not answer.",
+        value: |row, _| {
+            Some(if row.replica.not_checked.is_some() {
+                1.0
+            } else {
+                0.0
+            })
+        },
     },
     PerDatabase {
         name: "sqlrep_replica_compactions_total",

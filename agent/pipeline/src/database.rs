@@ -37,7 +37,7 @@ use crate::stage::settle::{Settle, Settled};
 use crate::stage::ship::{Batch, End, Target};
 use crate::status::State;
 use crate::{JournalPolicy, Key, Volume, limits};
-use tending::Tending;
+use tending::{Event, Tending};
 
 pub(crate) use tending::SnapshotReply;
 
@@ -228,7 +228,10 @@ impl Database {
                 }
                 () = until(self.retry_at) => self.retry_at = None,
                 () = until(self.give_up_at) => return self.give_up(),
-                (chore, tended) = self.tending.done() => self.tended(chore, tended),
+                event = self.tending.next() => match event {
+                    Event::Done(chore, tended) => self.tended(chore, tended),
+                    Event::Checked(txid, check) => self.looked_at(txid, &check),
+                },
                 () = until(chore_at) => {}
             }
         }

@@ -21,6 +21,7 @@ use crate::database::{Ask, Database, Handle, Origin};
 use crate::error::{CommandError, StageError};
 use crate::handover::{Patience, PodLookup};
 use crate::home::Home;
+use crate::inspect::Benches;
 use crate::lane::Identity;
 use crate::root::{RootHealth, RootMemory, RootWatch};
 use crate::stage::capture::{Capture, timestamp_now};
@@ -123,6 +124,8 @@ pub(crate) struct Context {
     insisted: Mutex<HashSet<DbId>>,
     patience: Mutex<Patience>,
     unread: unread::Unread,
+    /// Where databases are looked at.
+    pub(crate) benches: Benches,
     ready: watch::Sender<bool>,
 }
 
@@ -298,6 +301,7 @@ impl Fleet {
             insisted: Mutex::default(),
             patience: Mutex::default(),
             unread: unread::Unread::default(),
+            benches: Benches::new(config.scratch_dir()),
             ready: watch::Sender::new(false),
             config,
             spool,

@@ -98,6 +98,28 @@ pub const REWIND_TRIES: u32 = 16;
 /// How often it is looked whether the pod of a rewind terminates.
 pub const REWIND_WATCH: Duration = Duration::from_millis(50);
 
+/// Databases that are looked at by SQLite at once, and so scratch files for that: one for a scrub and
+/// one for a person, at the least.
+pub const CHECKS_MAX: usize = 2;
+
+/// How soon a replica whose turn to be read back it is asks again for a place to be looked at.
+pub const CHECK_PAUSE: Duration = Duration::from_secs(30);
+
+/// What a scratch file for that leaves free of the node's disk. A kubelet deletes images from 85 %
+/// on, and pods from 90 %.
+pub const DISK_KEPT_PERCENT: u64 = 16;
+
+/// Of a disk that is fuller it takes at most this part of what is free: hardly anybody's last.
+pub const DISK_PART: u64 = 16;
+
+/// How long SQLite may take to look at a database of so many bytes: a minute, and one more for each
+/// 256 MiB, on a disk that others use first; an hour at most.
+pub fn check_timeout(bytes: u64) -> Duration {
+    let more =
+        Duration::from_mins(1).saturating_mul(u32::try_from(bytes >> 28).unwrap_or(u32::MAX));
+    (Duration::from_mins(1) + more).min(Duration::from_hours(1))
+}
+
 /// Commands that may wait for one capture thread.
 pub const CAPTURE_QUEUE: usize = 16;
 

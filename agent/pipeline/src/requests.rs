@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +12,7 @@ use sqlrep_format::{Crc64, PageSize, Timestamp, Txid};
 use sqlrep_replica::owner::{self, Branch, BranchStore};
 use sqlrep_replica::{
     DbId, Destination, Listing, Manifest, OwnerState, Ownership, Point, RestoreError,
-    RestoreOptions, Store, Verified, VerifyError, restore, verify,
+    RestoreOptions, Store, VerifyError, restore, verify,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -21,6 +20,7 @@ use crate::database::Ask;
 use crate::error::{CommandError, StageError, chain};
 use crate::fleet::{Context, Fleet};
 use crate::home::Home;
+use crate::inspect::{self, Bench, Proof, Scratch, Subject};
 use crate::limits;
 use crate::remote::Remote;
 
@@ -153,15 +153,18 @@ impl Fleet {
         .await
     }
 
-    /// Reads back every file that a restore of this point would use, and proves all checksums.
+    /// Reads back every file that a restore of this point would use, proves all checksums, and has
+    /// SQLite look at the database that comes of it.
     pub async fn verify(
         &self,
         id: &DbId,
         point: Point,
         branch: Option<String>,
         progress: watch::Sender<ReadProgress>,
-    ) -> Result<Verified, CommandError> {
+    ) -> Result<Proof, CommandError> {
         let (database, newest) = (id, point == Point::Latest && branch.is_none());
+        let bench = self.context.benches.wait().await;
+        let subject = bench.ok_or_else(|| "the agent ends".to_owned());
         let (home, id) = (self.context.home_by(id), id.clone());
         let reading = Reading {
             done: AtomicU64::new(0),
@@ -171,19 +174,34 @@ impl Fleet {
         let place = home.clone();
         let verified = self.bulk(&home, move |_| {
             let (store, _) = open(&place, &id, branch.as_deref())?;
-            verify::verify(store.as_ref(), point, &reading).map_err(|error| match error {
+            let subject = subject.and_then(Bench::subject);
+            let copy = subject.as_ref().ok().map(Subject::copy);
+            let verified = verify::verify_copying(store.as_ref(), point, &reading, copy);
+            let verified = verified.map_err(|error| match error {
                 VerifyError::Plan(error) => CommandError::NotFound(chain(&error)),
                 VerifyError::Store(cause) | VerifyError::File { cause, .. } => {
                     StageError::from(cause).into()
                 }
                 error => CommandError::Failed(chain(&error)),
-            })
+            })?;
+            let whole = subject.and_then(|subject| subject.whole(&verified));
+            Ok((verified, whole))
         });
-        let verified = verified.await;
-        if newest && verified.is_err() {
-            self.doubt(database);
+        let (verified, whole) = match verified.await {
+            Ok(verified) => verified,
+            Err(error) => {
+                if newest {
+                    self.doubt(database);
+                }
+                return Err(error);
+            }
+        };
+        let check = inspect::check(whole).await;
+        if newest && let Some((key, _)) = self.live_handle(database) {
+            let board = &self.context.board;
+            board.update(&key, |row| row.replica.checked(verified.txid, &check));
         }
-        verified
+        Ok(Proof { verified, check })
     }
 
     /// What somebody found wrong with a replica is looked at by its owner at once, and mended.
@@ -202,7 +220,11 @@ impl Fleet {
         branch: Option<String>,
     ) -> Result<RestoreStream, CommandError> {
         let (scratch, info) = self.restore_scratch(id, point, branch).await?;
-        let file = scratch.open()?;
+        let file = scratch.open().map_err(|source| StageError::Io {
+            action: "open the scratch file",
+            path: scratch.path().to_owned(),
+            source,
+        })?;
         let (sender, parts) = mpsc::channel(limits::STREAM_CHUNKS);
         // A slow client must not hold a lane's thread: the file is local by now.
         std::thread::Builder::new()
@@ -225,7 +247,7 @@ impl Fleet {
             let (store, main) = open(&place, &id, branch.as_deref())?;
             let ownership = main.load_manifest().ok().flatten();
             let ownership = ownership.and_then(|manifest| manifest.file);
-            Scratch::restore(context, store.as_ref(), point, ownership)
+            restore_to_scratch(context, store.as_ref(), point, ownership)
         })
         .await
     }
@@ -346,63 +368,33 @@ fn add_files(files: &mut Vec<FileSummary>, branch: Option<&str>, listing: &Listi
     }));
 }
 
-/// A file of the state directory that goes when it is dropped; whoever has it open keeps it.
-#[derive(Debug)]
-pub(crate) struct Scratch(PathBuf);
-
-impl Scratch {
-    fn restore(
-        context: &Context,
-        store: &dyn Store,
-        point: Point,
-        ownership: Option<Ownership>,
-    ) -> Result<(Self, RestoreInfo), CommandError> {
-        let scratch = Self(scratch_path(context));
-        let options = RestoreOptions {
-            ownership: None,
-            ..RestoreOptions::default()
-        };
-        let destination = Destination::open(&scratch.0).map_err(StageError::from)?;
-        let restored =
-            restore::restore(store, point, &destination, &options, &()).map_err(restore_failed)?;
-        let info = RestoreInfo {
-            bytes: restored.bytes,
-            txid: restored.txid,
-            timestamp: restored.timestamp,
-            page_size: page_size_of(restored.bytes, restored.pages),
-            ownership,
-            warnings: restored
-                .replanned
-                .into_iter()
-                .map(|replanned| replanned.reason)
-                .collect(),
-        };
-        Ok((scratch, info))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    fn open(&self) -> Result<File, CommandError> {
-        let opened = File::open(&self.0).map_err(|source| StageError::Io {
-            action: "open the scratch file",
-            path: self.0.clone(),
-            source,
-        });
-        Ok(opened?)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        match std::fs::remove_file(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.0.display(), %error, "a scratch file stays");
-            }
-            _ => {}
-        }
-    }
+fn restore_to_scratch(
+    context: &Context,
+    store: &dyn Store,
+    point: Point,
+    ownership: Option<Ownership>,
+) -> Result<(Scratch, RestoreInfo), CommandError> {
+    let scratch = Scratch::new(&context.config.scratch_dir());
+    let options = RestoreOptions {
+        ownership: None,
+        ..RestoreOptions::default()
+    };
+    let destination = Destination::open(scratch.path()).map_err(StageError::from)?;
+    let restored =
+        restore::restore(store, point, &destination, &options, &()).map_err(restore_failed)?;
+    let info = RestoreInfo {
+        bytes: restored.bytes,
+        txid: restored.txid,
+        timestamp: restored.timestamp,
+        page_size: page_size_of(restored.bytes, restored.pages),
+        ownership,
+        warnings: restored
+            .replanned
+            .into_iter()
+            .map(|replanned| replanned.reason)
+            .collect(),
+    };
+    Ok((scratch, info))
 }
 
 fn page_size_of(bytes: u64, pages: u32) -> PageSize {
@@ -418,15 +410,6 @@ fn restore_failed(error: RestoreError) -> CommandError {
         RestoreError::Plan(error) => CommandError::NotFound(chain(&error)),
         error => StageError::from(error).into(),
     }
-}
-
-fn scratch_path(context: &Context) -> PathBuf {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    context
-        .config
-        .scratch_dir()
-        .join(format!("restore-{number}"))
 }
 
 /// Sends the file in chunks; ends early when the client goes away.

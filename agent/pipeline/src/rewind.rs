@@ -5,11 +5,10 @@
 //! last commit of the app is captured: so what the rewind replaces has a TXID of its own, and the
 //! rewind is undone by rewinding to that. What the app sees, and what is shipped, is one commit.
 
-mod process;
-
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sqlrep_capture::{Answer, Order, Rewind};
 use sqlrep_format::{PageSize, Txid};
@@ -21,9 +20,9 @@ use crate::database::Handle;
 use crate::error::{CommandError, chain};
 use crate::fleet::{Fleet, gone};
 use crate::limits;
+use crate::process::Process;
 use crate::requests::ReadProgress;
 use crate::stage::capture::Capture;
-use process::Process;
 
 /// The verb by which the agent's program is called to write into a live database.
 pub const REWIND_VERB: &str = "rewind";
@@ -100,7 +99,10 @@ impl Fleet {
         let (scratch, info) = self
             .restore_scratch(id, wanted.point, wanted.branch)
             .await?;
-        let mut process = Process::start(scratch.path(), &handle.volume, id.path())?;
+        let args = [scratch.path(), handle.volume.as_path(), id.path()];
+        let process = Process::start(REWIND_VERB, args);
+        let mut process =
+            Talk(process.map_err(|error| failed(&format!("it cannot be started: {error}")))?);
         process.expect(&Answer::Ready, limits::REWIND_START).await?;
         drop(scratch); // the process has it open
         let capture = handle.capture.as_ref().ok_or_else(|| gone(id))?;
@@ -113,7 +115,7 @@ impl Fleet {
                     let (done, total) = (bytes(pages, info.page_size), bytes(of, info.page_size));
                     progress.send_replace(ReadProgress { done, total });
                 }
-                other => return Err(process::unexpected(other)),
+                other => return Err(unexpected(other)),
             }
         }
     }
@@ -139,12 +141,54 @@ impl Fleet {
     }
 }
 
+/// The words of a rewind.
+struct Talk(Process);
+
+impl Talk {
+    async fn order(&mut self, order: Order) -> Result<(), CommandError> {
+        let told = self.0.tell(&order.to_string()).await;
+        told.map_err(|error| failed(&format!("it does not listen: {error}")))
+    }
+
+    async fn hear(&mut self, patience: Duration) -> Result<Answer, CommandError> {
+        let heard = self.0.hear(patience).await;
+        let answer = heard.and_then(|line| line.trim_end().parse());
+        answer.map_err(|error| failed(&error.to_string()))
+    }
+
+    /// Waits for one answer and no other.
+    async fn expect(&mut self, wanted: &Answer, patience: Duration) -> Result<(), CommandError> {
+        match self.hear(patience).await? {
+            answer if answer == *wanted => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+/// What an answer means that ends a rewind.
+fn unexpected(answer: Answer) -> CommandError {
+    match answer {
+        Answer::Refused(reason) => CommandError::Refused(reason),
+        Answer::Failed(reason) => {
+            CommandError::Failed(format!("nothing was changed: SQLite says: {reason}"))
+        }
+        other => failed(&format!("it said {other} out of turn")),
+    }
+}
+
+fn failed(what: &str) -> CommandError {
+    CommandError::Failed(format!(
+        "the process that rewinds the database failed ({what}); the database has its content of \
+         before, or all of the wanted one: sqlrepctl history shows which"
+    ))
+}
+
 /// Has the process take the lock and captures what was committed until then; the lock is held
 /// when this returns.
 async fn last_before(
     id: &DbId,
     capture: &Capture,
-    process: &mut Process,
+    process: &mut Talk,
 ) -> Result<Txid, CommandError> {
     for _ in 0..limits::REWIND_TRIES {
         capture.cut().await?; // so that little is left for when the app has to wait
@@ -152,7 +196,7 @@ async fn last_before(
         match process.hear(limits::REWIND_LOCK).await? {
             Answer::Locked => {}
             Answer::Busy => return Err(locked(id)),
-            other => return Err(process::unexpected(other)),
+            other => return Err(unexpected(other)),
         }
         if let Some(txid) = capture.seal().await? {
             return Ok(txid);

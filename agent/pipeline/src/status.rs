@@ -10,6 +10,7 @@ use sqlrep_replica::DbId;
 use tokio::sync::watch;
 
 use crate::Key;
+use crate::inspect::QuickCheck;
 
 /// Where a database stands in the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,12 +96,46 @@ pub struct ReplicaStatus {
     pub damages: u64,
     /// Kept points that were lost with damaged files.
     pub lost_points: u64,
+    /// When SQLite last looked at the database that the replica restores to, at which TXID, and
+    /// what it found: [`QuickCheck::Ok`] or [`QuickCheck::Damaged`].
+    pub quick_check: Option<(SystemTime, Txid, QuickCheck)>,
+    /// Why it was not asked the last time, if so.
+    pub not_checked: Option<String>,
+    /// How often it found the database damaged.
+    pub database_damages: u64,
     /// Why the last piece of upkeep failed.
     pub error: Option<String>,
     /// Files written by compaction, snapshots included.
     pub compactions: u64,
     /// Files removed by retention.
     pub removed: u64,
+}
+
+impl ReplicaStatus {
+    /// Takes in what SQLite says of a state.
+    pub(crate) fn checked(&mut self, txid: Txid, check: &QuickCheck) {
+        match check {
+            QuickCheck::NotChecked(reason) => self.not_checked = Some(reason.clone()),
+            QuickCheck::Ok | QuickCheck::Damaged(_) => {
+                self.database_damages += u64::from(*check != QuickCheck::Ok);
+                self.quick_check = Some((SystemTime::now(), txid, check.clone()));
+                self.not_checked = None;
+            }
+        }
+    }
+
+    /// In words, that the app's database is damaged, and what to do.
+    pub fn database_damage(&self) -> Option<String> {
+        let (_, txid, QuickCheck::Damaged(lines)) = self.quick_check.as_ref()? else {
+            return None;
+        };
+        let found = lines.first().map_or("", String::as_str);
+        Some(format!(
+            "the app's database itself is damaged at TXID {:x}, and its replica holds it as it \
+             is (quick_check: {found}); sqlrepctl verify says more",
+            txid.get()
+        ))
+    }
 }
 
 /// One line of `sqlrepctl list`.

@@ -223,6 +223,12 @@ impl Upkeep {
         self.worked();
     }
 
+    /// There is no place to look at what is read back: again soon.
+    pub(crate) fn verify_later(&mut self, now: Timestamp) {
+        self.verify_at = Some(later(now, limits::CHECK_PAUSE));
+        self.plan();
+    }
+
     /// The replica became ours, or another one: look when its turn comes.
     pub(crate) fn moved(&mut self, now: Timestamp) {
         let at = self.listing.as_ref().map_or(self.look_at, |_| now);

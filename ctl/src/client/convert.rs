@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlrep_format::{Timestamp, Txid, TxidRange};
 use sqlrep_proto::v1;
 
+use super::QuickCheck;
 use crate::database::{Database, Id, Ownership, Replica, State, Wanted};
 use crate::failure::{Failure, Result};
 use crate::history::{Branch, File};
@@ -126,6 +127,27 @@ pub(super) fn database(database: v1::Database) -> Result<Database> {
         captured_at: time(database.captured_at),
         shipped_at: time(database.shipped_at),
         snapshot_at: time(database.snapshot_at),
+        verified_at: time(database.verified_at),
+        check: quick_check(database.quick_check),
+        checked_at: time(database.quick_checked_at),
+    })
+}
+
+pub(super) fn not_checked(reason: &str) -> QuickCheck {
+    QuickCheck::NotChecked(vec![reason.to_owned()])
+}
+
+/// What an agent says of a state; an answer that is not understood is no good one.
+pub(super) fn quick_check(check: Option<v1::QuickCheck>) -> Option<QuickCheck> {
+    use v1::quick_check::Outcome;
+    let check = check?;
+    Some(match check.outcome() {
+        Outcome::Ok => QuickCheck::Ok,
+        Outcome::Damaged => QuickCheck::Damaged(check.lines),
+        Outcome::NotChecked => QuickCheck::NotChecked(check.lines),
+        Outcome::Unspecified => {
+            not_checked("the agent gave an answer that this client is too old to know")
+        }
     })
 }
 

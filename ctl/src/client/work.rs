@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
 use sqlrep_format::Txid;
 use sqlrep_proto::v1;
 use tonic::Code;
@@ -22,8 +23,35 @@ pub(crate) enum Step<D> {
     Failed(Failure),
 }
 
+/// What SQLite says of a state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(
+    rename_all = "kebab-case",
+    tag = "quick_check",
+    content = "quick_check_lines"
+)]
+pub(crate) enum QuickCheck {
+    /// It is sound.
+    Ok,
+    /// It is damaged, and how.
+    Damaged(Vec<String>),
+    /// Nobody knows, and why.
+    NotChecked(Vec<String>),
+}
+
+impl QuickCheck {
+    /// In a word.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Damaged(_) => "damaged",
+            Self::NotChecked(_) => "not checked",
+        }
+    }
+}
+
 /// A state that was proven restorable.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Verified {
     /// The state.
     pub(crate) txid: Txid,
@@ -35,6 +63,8 @@ pub(crate) struct Verified {
     pub(crate) bytes: u64,
     /// Checksum over all pages.
     pub(crate) checksum: u64,
+    /// What SQLite says of it.
+    pub(crate) check: QuickCheck,
 }
 
 /// A live database that was rewound.
@@ -160,6 +190,9 @@ impl Client {
                     pages: u64::from(done.pages),
                     bytes: done.bytes,
                     checksum: done.checksum,
+                    check: convert::quick_check(done.quick_check).unwrap_or_else(|| {
+                        convert::not_checked("this agent is too old to ask SQLite")
+                    }),
                 }),
                 Some(S::Failed(why)) => failed(&why),
                 Some(S::Progress(at)) => progress(at),

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::agents::{Agents, Seat};
 use crate::app::{Context, converse};
 use crate::args::{Format, ListArgs};
+use crate::client::QuickCheck;
 use crate::database::{Database, Replica, State, short};
 use crate::failure::{Exit, Result};
 use crate::offline;
@@ -94,7 +95,15 @@ pub(super) fn table(databases: &[Database], format: Format, clock: &Clock) -> Ta
         "LAG",
     ];
     if wide {
-        headings.extend(["POD", "WAL", "SHIPPED", "PENDING", "SHIPPED-AGO"]);
+        headings.extend([
+            "POD",
+            "WAL",
+            "SHIPPED",
+            "PENDING",
+            "SHIPPED-AGO",
+            "VERIFIED-AGO",
+            "QUICK-CHECK",
+        ]);
     }
     headings.push("LAST ERROR");
     let mut table = Table::new(&headings);
@@ -134,6 +143,8 @@ fn row(database: &Database, wide: bool, clock: &Clock) -> Vec<Cell> {
             Cell::number(database.shipped.map(short).unwrap_or_default()),
             Cell::number(size(database.pending_bytes)),
             Cell::number(database.shipped_at.map(ago).unwrap_or_default()),
+            Cell::number(database.verified_at.map(ago).unwrap_or_default()),
+            Cell::new(database.check.as_ref().map_or("", QuickCheck::word)),
         ]);
     }
     let error = match database.last_error_at {
@@ -179,6 +190,10 @@ pub(super) struct Row<'a> {
     captured_at: Option<String>,
     shipped_at: Option<String>,
     snapshot_at: Option<String>,
+    verified_at: Option<String>,
+    quick_checked_at: Option<String>,
+    #[serde(flatten)]
+    check: Option<&'a QuickCheck>,
 }
 
 impl<'a> Row<'a> {
@@ -207,6 +222,9 @@ impl<'a> Row<'a> {
             captured_at: database.captured_at.map(rfc3339),
             shipped_at: database.shipped_at.map(rfc3339),
             snapshot_at: database.snapshot_at.map(rfc3339),
+            verified_at: database.verified_at.map(rfc3339),
+            quick_checked_at: database.checked_at.map(rfc3339),
+            check: database.check.as_ref(),
         }
     }
 }

@@ -8,12 +8,12 @@ use super::{Outcomes, carry_out, conclude, pick, txid_text};
 use crate::agents::{Agents, Job};
 use crate::app::{Context, converse};
 use crate::args::VerifyArgs;
-use crate::client::{Client, Step, Verified};
+use crate::client::{Client, QuickCheck, Step, Verified};
 use crate::database::{Id, Wanted};
 use crate::failure::{Exit, Failure, Result};
 use crate::offline;
 use crate::options::{self, Reach, Source};
-use crate::output::{Cell, size};
+use crate::output::{Cell, Color, Output, size};
 use crate::reference::Named as _;
 
 /// What was proven.
@@ -24,6 +24,8 @@ struct Proven {
     pages: u64,
     bytes: u64,
     checksum: String,
+    #[serde(flatten)]
+    check: QuickCheck,
 }
 
 impl From<Verified> for Proven {
@@ -34,6 +36,7 @@ impl From<Verified> for Proven {
             pages: verified.pages,
             bytes: verified.bytes,
             checksum: format!("{:016x}", verified.checksum),
+            check: verified.check,
         }
     }
 }
@@ -45,8 +48,16 @@ pub(super) fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit> {
         Source::Replica(dir) => from_directory(&dir, args, wanted, context)?,
         Source::Agents(reach) => from_agents(&reach, args, wanted, context)?,
     };
-    let headings = ["DATABASE", "TXID", "FILES", "PAGES", "READ", "CHECKSUM"];
-    conclude(
+    let headings = [
+        "DATABASE",
+        "TXID",
+        "FILES",
+        "PAGES",
+        "READ",
+        "CHECKSUM",
+        "QUICK-CHECK",
+    ];
+    let exit = conclude(
         &mut outcomes,
         args.format,
         &mut context.output,
@@ -58,9 +69,51 @@ pub(super) fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit> {
                 Cell::number(proven.pages.to_string()),
                 Cell::number(size(proven.bytes)),
                 Cell::new(&proven.checksum),
+                Cell::new(proven.check.word()).colored(match proven.check {
+                    QuickCheck::Ok => Color::Good,
+                    QuickCheck::Damaged(_) => Color::Bad,
+                    QuickCheck::NotChecked(_) => Color::Busy,
+                }),
             ]
         },
-    )
+    )?;
+    let damaged = outcomes.results().fold(false, |damaged, (name, proven)| {
+        say(name, proven, &mut context.output) || damaged
+    });
+    Ok(if damaged && exit == Exit::Done {
+        Exit::Failed
+    } else {
+        exit
+    })
+}
+
+/// Says what SQLite found, and what to do; whether the database is damaged.
+fn say(name: &str, proven: &Proven, output: &mut Output) -> bool {
+    match &proven.check {
+        QuickCheck::Ok => false,
+        QuickCheck::Damaged(lines) => {
+            output.note(&format!(
+                "sqlrepctl: {name}: the app's database itself is damaged; its replica is whole, and \
+                 holds it as the app wrote it. SQLite says:"
+            ));
+            for line in lines {
+                output.note(&format!("  {line}"));
+            }
+            output.note(
+                "  hint: find the newest sound state with `sqlrepctl history` and `sqlrepctl verify \
+                 --txid`, and put it back with `sqlrepctl restore --in-place`; or save what can be \
+                 read of the newest one with `sqlite3 FILE .recover`",
+            );
+            true
+        }
+        QuickCheck::NotChecked(lines) => {
+            let why = lines.join("; ");
+            output.note(&format!(
+                "{name}: whole, but not looked at by SQLite: {why}"
+            ));
+            false
+        }
+    }
 }
 
 fn from_directory(

@@ -369,6 +369,10 @@ fn verify_prints_what_was_proven() {
         pages: 5,
         bytes: 9000,
         checksum: 1 << 63,
+        quick_check: Some(v1::QuickCheck {
+            outcome: v1::quick_check::Outcome::Ok.into(),
+            lines: Vec::new(),
+        }),
     };
     let at = v1::Progress {
         bytes_done: 1,
@@ -397,6 +401,48 @@ fn verify_prints_what_was_proven() {
         (row["files"].as_u64(), row["pages"].as_u64()),
         (Some(2), Some(5))
     );
+    assert_eq!(row["quick_check"], "ok");
+}
+
+#[test]
+fn verify_says_whether_the_database_or_nobody_knows_is_the_matter() {
+    use v1::quick_check::Outcome;
+    use v1::verify_response::Step;
+    let answers = |outcome: Outcome, line: &str| {
+        let check = v1::QuickCheck {
+            outcome: outcome.into(),
+            lines: vec![line.to_owned()],
+        };
+        let done = v1::Verified {
+            txid: 3,
+            quick_check: Some(check),
+            ..v1::Verified::default()
+        };
+        let script = Script {
+            verify: vec![Ok(v1::VerifyResponse {
+                database: Some(id("media/surmai/sqlite/data.db")),
+                step: Some(Step::Done(done)),
+            })],
+            ..cluster()
+        };
+        ask(&Fake::start(script), &["verify", "data.db"])
+    };
+    let damaged = answers(Outcome::Damaged, "Page 3: \x1b[2J never used");
+    assert_eq!(damaged.exit, 1, "{damaged:?}");
+    assert!(damaged.out.contains("damaged"), "{damaged:?}");
+    for words in [
+        "the app's database itself is damaged",
+        "Page 3: \\u{1b}[2J never",
+        "history",
+    ] {
+        assert!(damaged.err.contains(words), "{damaged:?}");
+    }
+    let unknown = answers(Outcome::NotChecked, "there is no room");
+    assert_eq!(unknown.exit, 0, "{unknown:?}");
+    assert!(unknown.out.contains("not checked"), "{unknown:?}");
+    assert!(unknown.err.contains("there is no room"), "{unknown:?}");
+    let strange = answers(Outcome::Unspecified, "ok");
+    assert!(strange.out.contains("not checked"), "{strange:?}");
 }
 
 #[test]

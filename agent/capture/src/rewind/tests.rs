@@ -1,6 +1,7 @@
 //! The conversation of a rewind, over a live database that an app has open.
 
 use std::io::Cursor;
+use std::path::Path;
 
 use tempfile::TempDir;
 

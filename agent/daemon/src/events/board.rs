@@ -55,6 +55,7 @@ struct Row {
     state: State,
     lags: bool,
     damages: u64,
+    database_damages: u64,
 }
 
 impl Seen {
@@ -92,11 +93,19 @@ impl Seen {
                 let note = format!("the replica of {} is damaged: {damage}", row.id);
                 notices.push(notice(row, Reason::ReplicaDamaged, note));
             }
+            let database_damages = row.replica.database_damages;
+            if let Some(damage) = row.replica.database_damage()
+                && old.is_none_or(|old| old.database_damages < database_damages)
+            {
+                let note = format!("{}: {damage}", row.id);
+                notices.push(notice(row, Reason::DatabaseDamaged, note));
+            }
             let state = row.state;
             let now = Row {
                 state,
                 lags,
                 damages,
+                database_damages,
             };
             self.0.insert(key, now);
         }
@@ -148,7 +157,7 @@ fn words(row: &DatabaseStatus) -> String {
 mod tests {
     use std::path::Path;
 
-    use sqlrep_pipeline::DbId;
+    use sqlrep_pipeline::{DbId, QuickCheck, Txid};
 
     use super::*;
 
@@ -201,6 +210,24 @@ mod tests {
         assert_eq!(reasons(&mut seen, damaged(2, true), false), told);
         assert_eq!(reasons(&mut seen, damaged(2, false), false), []);
         assert_eq!(reasons(&mut seen, damaged(3, true), false), told);
+    }
+
+    #[test]
+    fn a_damaged_database_is_told_each_time_it_is_looked_at() {
+        let mut seen = Seen::default();
+        let checked = |times, check| {
+            let mut row = row(State::Following);
+            row.replica.database_damages = times;
+            row.replica.quick_check = Some((NOW, Txid::FIRST, check));
+            row
+        };
+        let damaged = || QuickCheck::Damaged(vec!["Page 3: never used".to_owned()]);
+        let told = [Reason::DatabaseDamaged];
+        assert_eq!(reasons(&mut seen, checked(0, QuickCheck::Ok), false), []);
+        assert_eq!(reasons(&mut seen, checked(1, damaged()), false), told);
+        assert_eq!(reasons(&mut seen, checked(1, damaged()), false), []);
+        assert_eq!(reasons(&mut seen, checked(1, QuickCheck::Ok), false), []);
+        assert_eq!(reasons(&mut seen, checked(2, damaged()), false), told);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use sqlrep_pipeline::{
-    BranchSummary, DatabaseStatus, DbId, FileSummary, Point, ReplicaSummary, RestoreInfo,
-    RootHealth, State, Timestamp, Txid, Verified,
+    BranchSummary, DatabaseStatus, DbId, FileSummary, Point, Proof, QuickCheck, ReplicaSummary,
+    RestoreInfo, RootHealth, State, Timestamp, Txid,
 };
 use sqlrep_proto::v1;
 use tonic::Status;
@@ -110,7 +110,10 @@ pub(super) fn database(
     let lag = row.lag(around.now);
     // What stops commits comes first; then what is wrong with what is on the replica.
     let replica = row.replica;
-    let last_error = row.last_error.or(replica.damage).or(replica.error);
+    let last_error = row.last_error.or(replica.damage.clone());
+    let last_error = last_error.or_else(|| replica.database_damage());
+    let last_error = last_error.or(replica.error);
+    let checked = replica.quick_check;
     v1::Database {
         id: Some(id(&row.id)),
         node: around.node.to_owned(),
@@ -131,6 +134,12 @@ pub(super) fn database(
         captured_at: None,
         shipped_at: row.shipped_at.map(time),
         snapshot_at: replica.snapshot_at.map(time),
+        verified_at: replica.verified.map(|(at, _)| time(at)),
+        quick_checked_at: checked.as_ref().map(|(at, _, _)| time(*at)),
+        quick_check: match (replica.not_checked, checked) {
+            (Some(reason), _) => Some(quick_check(QuickCheck::NotChecked(reason))),
+            (None, checked) => checked.map(|(_, _, check)| quick_check(check)),
+        },
     }
 }
 
@@ -210,13 +219,29 @@ pub(super) fn branch_of(branch: BranchSummary) -> v1::Branch {
 }
 
 /// A proof.
-pub(super) fn verified(verified: &Verified) -> v1::Verified {
+pub(super) fn verified(proof: Proof) -> v1::Verified {
+    let Proof { verified, check } = proof;
     v1::Verified {
         txid: verified.txid.get(),
         files: u32::try_from(verified.files).unwrap_or(u32::MAX),
         pages: verified.pages,
         bytes: verified.bytes,
         checksum: verified.checksum.get(),
+        quick_check: Some(quick_check(check)),
+    }
+}
+
+/// What SQLite said.
+fn quick_check(check: QuickCheck) -> v1::QuickCheck {
+    use v1::quick_check::Outcome;
+    let (outcome, lines) = match check {
+        QuickCheck::Ok => (Outcome::Ok, Vec::new()),
+        QuickCheck::Damaged(lines) => (Outcome::Damaged, lines),
+        QuickCheck::NotChecked(reason) => (Outcome::NotChecked, vec![reason]),
+    };
+    v1::QuickCheck {
+        outcome: outcome.into(),
+        lines,
     }
 }
 

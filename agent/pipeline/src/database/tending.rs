@@ -14,14 +14,17 @@ use tokio::time::Instant;
 use super::{Database, Ending, Place};
 use crate::error::{CommandError, StageError};
 use crate::fleet::Context;
+use crate::inspect::{self, QuickCheck};
 use crate::limits;
 use crate::stage::capture::{Capture, timestamp_now};
 use crate::stage::scrub::Damage;
-use crate::stage::upkeep::{Tend, Tended};
+use crate::stage::upkeep::{Look, Tend, Tended};
 use crate::upkeep::{Chore, Rhythm, Upkeep};
 use crate::{Settings, status::ReplicaStatus};
 
 type Work = Pin<Box<dyn Future<Output = (Chore, Result<Tended, StageError>)> + Send>>;
+
+type Checking = Pin<Box<dyn Future<Output = (Txid, QuickCheck)> + Send>>;
 
 /// Answers with the TXID that the snapshot holds and its size.
 pub(crate) type SnapshotReply = oneshot::Sender<Result<(Txid, u64), CommandError>>;
@@ -31,6 +34,10 @@ pub(super) struct Tending {
     upkeep: Upkeep,
     /// The chore in flight.
     work: Option<Work>,
+    /// SQLite's look at what a scrub has read; the next chores do not wait for it.
+    checking: Option<Checking>,
+    /// The state that it last had something to say of.
+    checked: Option<Txid>,
     /// Who waits for a snapshot of at least this TXID.
     wanted: Vec<(Txid, SnapshotReply)>,
     /// A shipped file with every page of the live database, to mend with.
@@ -47,6 +54,8 @@ impl Tending {
         Self {
             upkeep: Upkeep::new(rhythm, spread(id), timestamp_now()),
             work: None,
+            checking: None,
+            checked: None,
             wanted: Vec::new(),
             full: None,
             full_asked: None,
@@ -58,16 +67,33 @@ impl Tending {
         self.work.is_some()
     }
 
-    /// Waits for the chore in flight, or for ever when there is none.
-    pub(super) async fn done(&mut self) -> (Chore, Result<Tended, StageError>) {
-        match &mut self.work {
-            Some(work) => {
-                let done = work.await;
+    /// Waits for the chore or the look in flight, or for ever when there is none.
+    pub(super) async fn next(&mut self) -> Event {
+        tokio::select! {
+            (chore, tended) = in_flight(&mut self.work) => {
                 self.work = None;
-                done
+                Event::Done(chore, tended)
             }
-            None => std::future::pending().await,
+            (txid, check) = in_flight(&mut self.checking) => {
+                self.checking = None;
+                Event::Checked(txid, check)
+            }
         }
+    }
+}
+
+/// What came of a piece of upkeep.
+pub(super) enum Event {
+    /// A chore is done.
+    Done(Chore, Result<Tended, StageError>),
+    /// SQLite has looked at a state.
+    Checked(Txid, QuickCheck),
+}
+
+async fn in_flight<T>(work: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -92,6 +118,14 @@ impl Database {
             Some((at, chore)) if at <= now => chore,
             _ => return,
         };
+        let bench = match chore {
+            Chore::Verify => self.context.benches.free(),
+            _ => None,
+        };
+        if chore == Chore::Verify && (bench.is_none() || self.tending.checking.is_some()) {
+            // Other databases are being looked at, or this one still is.
+            return self.tending.upkeep.verify_later(now);
+        }
         let tend = Tend {
             store: self.main.clone(),
             spool: self.spool.clone(),
@@ -100,6 +134,8 @@ impl Database {
             policy: self.tending.upkeep.policy().clone(),
             keep_beside: self.context.config.branch_retention,
             full: self.tending.full,
+            checked: self.tending.checked,
+            bench,
             known: self.tending.upkeep.listing().cloned().unwrap_or_default(),
         };
         let lane = self.home.upkeep().clone();
@@ -125,6 +161,7 @@ impl Database {
             .or(self.spool.position().map(|at| at.txid));
         self.spool.keep_above(shipped.filter(|_| owner));
         self.tending.upkeep.moved(timestamp_now());
+        self.tending.checked = None;
         if !owner {
             self.refuse_snapshots(&CommandError::Refused(format!(
                 "{} is not the owner of its replica",
@@ -198,8 +235,9 @@ impl Database {
                 upkeep.removed(&files);
                 self.update_replica(|replica| replica.removed += files.len() as u64);
             }
-            Tended::Verified(verified) => {
+            Tended::Verified(verified, look) => {
                 upkeep.verified(now);
+                self.look_at(verified.txid, look);
                 tracing::debug!(db = %self.id, txid = %verified.txid, "the replica restores");
                 self.update_replica(|replica| {
                     replica.verified = Some((SystemTime::now(), verified.txid));
@@ -223,6 +261,33 @@ impl Database {
                 }
             }
         }
+    }
+
+    /// Has SQLite look at a state that was read back, beside everything else.
+    fn look_at(&mut self, txid: Txid, look: Look) {
+        if let Look::Due(whole) = look {
+            let check = async move { (txid, inspect::check(whole).await) };
+            self.tending.checking = Some(Box::pin(check));
+        }
+    }
+
+    /// Takes in what SQLite says.
+    pub(super) fn looked_at(&mut self, txid: Txid, check: &QuickCheck) {
+        match check {
+            QuickCheck::Ok => self.tending.checked = Some(txid),
+            QuickCheck::Damaged(lines) => {
+                self.tending.checked = Some(txid);
+                let found = lines.join("; ");
+                tracing::error!(
+                    db = %self.id, %txid, found,
+                    "the app's database is damaged: its replica is whole, and holds it as it is"
+                );
+            }
+            QuickCheck::NotChecked(reason) => {
+                tracing::warn!(db = %self.id, %txid, reason, "SQLite was not asked about a replica");
+            }
+        }
+        self.update_replica(|replica| replica.checked(txid, check));
     }
 
     /// Always said, mended or not.

@@ -9,15 +9,16 @@ use sqlrep_format::{Timestamp, Txid};
 use sqlrep_replica::compact::{self, CompactError, Compacted};
 use sqlrep_replica::owner::{Publish, publish_l0};
 use sqlrep_replica::retain;
-use sqlrep_replica::verify::{Verified, VerifyError, verify, verify_listing};
+use sqlrep_replica::verify::{Verified, VerifyError, verify_copying, verify_listing};
 use sqlrep_replica::{
     Listing, PlanError, Point, ReplicaFile, RestorePoint, Store, StoreError, rfc3339,
 };
 
 use super::compact::failed;
 use super::ship::to_publish;
-use super::upkeep::{Tend, Tended, refused};
+use super::upkeep::{Look, Tend, Tended, refused};
 use crate::error::{StageError, chain};
+use crate::inspect::{Bench, Subject};
 use crate::limits;
 
 /// A damaged part of a replica, and what was done about it.
@@ -95,9 +96,12 @@ impl Tend {
         // Twice: what a share says once may be a bad moment of the network.
         let mut failure = None;
         for _ in 0..2 {
-            match verify(&self.store, Point::Latest, &()) {
+            let subject = self.subject();
+            let copy = subject.as_ref().and_then(|subject| subject.as_ref().ok());
+            let copy = copy.map(Subject::copy);
+            match verify_copying(&self.store, Point::Latest, &(), copy) {
                 Ok(verified) => match self.contradicted(&verified) {
-                    None => return Ok(Tended::Verified(verified)),
+                    None => return Ok(self.proven(verified, subject)),
                     Some(reason) => return self.overwrite(reason),
                 },
                 Err(VerifyError::Plan(PlanError::Empty)) => return Ok(Tended::Nothing),
@@ -108,6 +112,23 @@ impl Tend {
         }
         let reason = failure.map_or_else(String::new, |error| chain(&error));
         self.mend(reason, Vec::new(), now)
+    }
+
+    /// Where the database goes to be looked at; `None` when it is known by what came of that.
+    fn subject(&self) -> Option<Result<Subject, String>> {
+        let head = self.known.head();
+        let known = head.is_some() && head == self.checked;
+        let bench = self.bench.clone();
+        (!known).then(|| bench.map_or_else(|| Err("nobody asked".to_owned()), Bench::subject))
+    }
+
+    fn proven(&self, verified: Verified, subject: Option<Result<Subject, String>>) -> Tended {
+        let look = match subject {
+            Some(subject) => Look::Due(subject.and_then(|subject| subject.whole(&verified))),
+            None if Some(verified.txid) == self.checked => Look::Known,
+            None => Look::Due(Err("it changed meanwhile".to_owned())),
+        };
+        Tended::Verified(verified, look)
     }
 
     /// The spool knows the checksum over all pages at its position: another witness than the

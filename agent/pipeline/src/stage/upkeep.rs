@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use sqlrep_format::ltx::Level;
 use sqlrep_format::{Timestamp, Txid, TxidRange};
+use sqlrep_replica::Verified;
 use sqlrep_replica::owner::WriterId;
 use sqlrep_replica::retain::{self, Policy};
-use sqlrep_replica::verify::Verified;
 use sqlrep_replica::{Listing, ReplicaFile, Store};
 use sqlrep_spool::DatabaseSpool;
 
 use crate::error::StageError;
 use crate::home::Home;
+use crate::inspect::{Bench, Whole};
 use crate::limits;
 use crate::remote::Remote;
 use crate::stage::scrub::Damage;
@@ -33,6 +34,10 @@ pub(crate) struct Tend {
     pub(crate) keep_beside: Duration,
     /// A level-0 file that was shipped with every page of the live database, to mend with.
     pub(crate) full: Option<Txid>,
+    /// The state that SQLite was last asked about.
+    pub(crate) checked: Option<Txid>,
+    /// Where it is asked.
+    pub(crate) bench: Option<Bench>,
     /// What the replica holds, as far as the actor knows.
     pub(crate) known: Listing,
 }
@@ -46,8 +51,8 @@ pub(crate) enum Tended {
     Wrote(ReplicaFile),
     /// Files are gone.
     Removed(Vec<ReplicaFile>),
-    /// The replica restores.
-    Verified(Verified),
+    /// The replica restores; and the database that comes of it, to be looked at.
+    Verified(Verified, Look),
     /// A part of the replica is damaged.
     Damaged(Damage),
     /// What lay beside the chain for long is gone; when the next of it goes.
@@ -58,6 +63,15 @@ pub(crate) enum Tended {
     Surprised,
     /// Somebody else writes to it.
     NotOurs { head: Txid },
+}
+
+/// Whether SQLite is to be asked about a state.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// It was, and said something.
+    Known,
+    /// It is: here it is, or why there is nothing.
+    Due(Result<Whole, String>),
 }
 
 /// What a look at a replica found.

@@ -39,3 +39,46 @@ fn an_empty_replica_is_not_a_sound_one() {
     let error = verify(&DirStore::new(dir.path()), Point::Latest, &()).unwrap_err();
     assert!(matches!(error, VerifyError::Plan(PlanError::Empty)));
 }
+
+/// A replica of three states, and the last one's file.
+fn replica() -> (tempfile::TempDir, DirStore, Vec<u8>) {
+    let dir = scratch();
+    let history = History::new(&[(3, vec![]), (5, vec![1]), (4, vec![2])]);
+    let store = DirStore::new(dir.path());
+    for id in 1..=3 {
+        let (header, pages) = history.covering(id, id);
+        put(&store, 0, &header, &pages).unwrap();
+    }
+    let image = history.images[2].concat();
+    (dir, store, image)
+}
+
+#[test]
+fn what_is_verified_is_copied_as_a_restore_would_give_it() {
+    let (_dir, store, image) = replica();
+    let file = tempfile::tempfile().unwrap();
+    let copy = CopyOut::into(file.try_clone().unwrap(), image.len() as u64);
+    for _ in 0..2 {
+        verify_copying(&store, Point::Latest, &(), Some(&copy)).unwrap();
+    }
+    assert_eq!(copy.finish().unwrap(), image.len() as u64);
+    let mut found = vec![0; image.len() + 1];
+    assert_eq!(file.read_at(&mut found, 0).unwrap(), image.len());
+    assert_eq!(found[..image.len()], image);
+}
+
+#[test]
+fn a_copy_for_which_there_is_no_room_is_none_and_the_replica_is_proven_all_the_same() {
+    let (_dir, store, image) = replica();
+    let file = tempfile::tempfile().unwrap();
+    let copy = CopyOut::into(file.try_clone().unwrap(), image.len() as u64 - 1);
+    let verified = verify_copying(&store, Point::Latest, &(), Some(&copy)).unwrap();
+    assert_eq!(verified.txid, txid(3));
+    assert!(matches!(copy.finish(), Err(CopyError::Room { .. })));
+    assert_eq!(file.metadata().unwrap().len(), 0);
+    // A disk that is full, or fails.
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let copy = CopyOut::into(full, u64::MAX);
+    verify_copying(&store, Point::Latest, &(), Some(&copy)).unwrap();
+    assert!(matches!(copy.finish(), Err(CopyError::Io(_))));
+}

@@ -53,7 +53,7 @@ pub(super) async fn verify(
     };
     let verified = telling(work, progress, &sink, message).await?;
     let step = match verified {
-        Ok(verified) => Step::Done(convert::verified(&verified)),
+        Ok(proof) => Step::Done(convert::verified(proof)),
         Err(error) => Step::Failed(status::failure(&error)),
     };
     sink.send(v1::VerifyResponse {
