@@ -35,6 +35,7 @@ mod target;
 mod users;
 mod vanish;
 mod verbs;
+mod wire;
 mod workload;
 
 use sqlrep_tests::Binaries;

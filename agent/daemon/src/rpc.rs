@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sqlrep_pipeline::Fleet;
+use sqlrep_pipeline::{Fleet, limits};
 use sqlrep_proto::v1;
 use sqlrep_proto::v1::agent_server::AgentServer;
 use sqlrep_proto::v1::databases_server::DatabasesServer;
@@ -47,6 +47,14 @@ const CALLS_MAX: usize = 128;
 
 /// Connections that are open at once on one socket.
 const CONNECTIONS_MAX: usize = 64;
+
+/// How long a request may take to come, and an answer to begin: a takeover waits two minutes for a
+/// restore. A call holds one of [`CALLS_MAX`] places until then, and its caller has shown nothing yet.
+const CALL_TIMEOUT: Duration = Duration::from_secs(150);
+const _: () = assert!(CALL_TIMEOUT.as_secs() > limits::TAKEOVER_TIMEOUT.as_secs());
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A connection on which nothing answers for this long is closed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -154,6 +162,7 @@ impl Services {
             .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
+            .timeout(CALL_TIMEOUT)
             .layer(self.calls.clone());
         if let Some(tls) = tls {
             server = server.tls_config(tls).map_err(io::Error::other)?;
@@ -186,6 +195,7 @@ pub(crate) fn tls(cert: &[u8], key: &[u8], client_ca: &[u8]) -> ServerTlsConfig 
     ServerTlsConfig::new()
         .identity(Identity::from_pem(cert, key))
         .client_ca_root(Certificate::from_pem(client_ca))
+        .timeout(HANDSHAKE)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Accepted connections, a bounded number of them.
 //!
-//! Past the bound nothing is accepted until a connection ends: callers wait in the kernel's queue.
+//! Past the bound nothing is accepted until a connection ends: callers wait in the kernel's queue. So
+//! one that says nothing is ended: it would hold a place for ever, and has shown no permission.
 
 use std::future::Future as _;
 use std::io;
@@ -12,13 +13,23 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_stream::Stream;
 use tokio_util::sync::PollSemaphore;
 use tonic::transport::server::Connected;
 
 /// After a failed accept (no descriptors left) the next is tried this much later.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How long the beginning of a conversation may take.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// The shortest beginning: the first bytes of HTTP/2, or of TLS.
+const GREETING_BYTES: usize = 24;
+
+/// How long nothing may come after that. Who is only idle answers the pings of [`super::KEEPALIVE`].
+const SILENCE: Duration = Duration::from_secs(75);
+const _: () = assert!(SILENCE.as_secs() > 2 * super::KEEPALIVE.as_secs());
 
 /// A socket that connections come from.
 pub(super) trait Accept: Unpin {
@@ -85,6 +96,8 @@ impl<L: Accept> Stream for Incoming<L> {
                 Ok(socket) => {
                     let connection = self.permit.take().map(|room| Connection {
                         socket,
+                        heard: 0,
+                        silence: Box::pin(sleep(GREETING)),
                         _room: room,
                     });
                     return Poll::Ready(connection.map(Ok));
@@ -102,6 +115,10 @@ impl<L: Accept> Stream for Incoming<L> {
 #[derive(Debug)]
 pub(super) struct Connection<S> {
     socket: S,
+    /// Bytes of its beginning.
+    heard: usize,
+    /// When it has said nothing for too long.
+    silence: Pin<Box<Sleep>>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -119,7 +136,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        match Pin::new(&mut self.socket).poll_read(cx, buffer) {
+            Poll::Pending => {
+                ready!(self.silence.as_mut().poll(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            read @ Poll::Ready(_) => {
+                self.heard = self.heard.saturating_add(buffer.filled().len() - before);
+                if self.heard >= GREETING_BYTES {
+                    self.silence.as_mut().reset(Instant::now() + SILENCE);
+                }
+                read
+            }
+        }
     }
 }
 
