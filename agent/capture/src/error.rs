@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use sqlrep_format::{PageSize, wal};
 
+use crate::live::Live;
+
 /// An error of capture. The application's database is untouched by it, and what was read and not
 /// yet cut stays pending, unless [`Error::needs_reopen`] says that the session is over.
 #[derive(Debug, thiserror::Error)]
@@ -217,6 +219,18 @@ impl Error {
         move |source| Self::Io {
             attempt,
             path,
+            source: source.into(),
+        }
+    }
+
+    /// The same where it is made for each look: the path is put together only for an error.
+    pub(crate) fn io_at<E: Into<io::Error>>(
+        attempt: &'static str,
+        live: &Live,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io {
+            attempt,
+            path: live.path(),
             source: source.into(),
         }
     }

@@ -11,6 +11,7 @@ mod filter;
 use std::ffi::c_int;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use rusqlite::{Connection, ffi as sqlite};
@@ -165,6 +166,17 @@ pub(crate) fn trim_allocator() {
     // SAFETY: takes no pointer; it only returns pages that no allocation uses.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Lets go of the pages of a mapping of the program's file that nobody wrote to.
+pub(crate) fn let_go_of_code(range: &Range<usize>) {
+    let from = std::ptr::without_provenance_mut(range.start);
+    // SAFETY: the range is a private mapping of a file, and unwritten: whoever touches a page of it
+    // next gets the same bytes from the file. Nothing is read or written through the pointer.
+    let done = unsafe { libc::madvise(from, range.len(), libc::MADV_DONTNEED) };
+    if done != 0 {
+        tracing::debug!("the program's code stays in memory");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cadence;
 mod checkpoint;
+mod code;
 mod confine;
 pub mod demo;
 mod error;

@@ -226,8 +226,8 @@ impl Live {
     /// The published state; `None` when it was caught half-written.
     pub(crate) fn published(&self) -> Result<Option<Published>, Error> {
         let mut bytes = [0; INDEX_HEADER_BYTES];
-        let read = read_full(self.shm(), &mut bytes, 0)
-            .map_err(Error::io("read the -shm of", self.path()))?;
+        let read =
+            read_full(self.shm(), &mut bytes, 0).map_err(Error::io_at("read the -shm of", self))?;
         let published = Published::parse(bytes.get(..read).unwrap_or_default());
         published.map_err(|error| Error::WalMismatch {
             path: self.path(),
@@ -252,7 +252,7 @@ impl Live {
     }
 
     fn is_held(&self, bytes: Bytes) -> Result<bool, Error> {
-        ffi::is_locked(self.shm(), bytes).map_err(Error::io("query locks of", self.path()))
+        ffi::is_locked(self.shm(), bytes).map_err(Error::io_at("query locks of", self))
     }
 
     /// Where the paths lead now. A file that took the database's place while its `-wal` is still

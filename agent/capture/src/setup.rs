@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::{Error, ffi};
+use crate::{Error, code, ffi};
 
 /// The first version without the WAL-reset bug (LITESTREAM.md §6).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
@@ -42,9 +42,11 @@ pub(crate) fn note_freed() {
 }
 
 /// Gives memory that quiet databases have freed back to the system, which the allocator would
-/// keep. Costs nothing where nothing was freed; to be called every few seconds.
+/// keep, and the code that they ran. Costs nothing where nothing was freed; to be called every few
+/// seconds.
 pub fn give_back_memory() {
     if FREED.swap(false, Ordering::Relaxed) {
         ffi::trim_allocator();
+        code::let_go();
     }
 }
