@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use sqlrep_tests::world::knob;
-use sqlrep_tests::{Agent, AgentOptions, Sqlite, Workload, World, image, ltx, say, scenario};
+use sqlrep_tests::{
+    Agent, AgentOptions, Pod, PodOptions, Sqlite, Workload, World, image, ltx, say, scenario, wait,
+};
 
 use crate::binaries;
 use crate::scene::Scene;
@@ -120,6 +122,69 @@ fn ships_only(world: &World, stop: impl FnOnce(Agent) -> Result<()>) -> Result<(
         "a new snapshot was shipped"
     );
     scene.prove_contiguous(0)
+}
+
+/// The files of a volume that are no database of the app, with their sizes.
+fn strangers(scene: &Scene) -> Result<Vec<(String, u64)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(scene.pod.volume("data"))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("app.db")
+            && let Ok(facts) = entry.metadata()
+        {
+            found.push((name, facts.len()));
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_restore_that_is_killed_begins_anew_and_no_half_of_it_is_seen() {
+    scenario("restore-killed", binaries(), |world| {
+        let agent = world.agent()?;
+        let old = large(world, &agent)?;
+        let sql = "INSERT INTO big SELECT id + 100000 * k, randomblob(3000) FROM big, \
+            (SELECT 1 AS k UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5);";
+        Sqlite::once(&old.db, sql)?; // 70 MB
+        old.prove_equal(world, &agent)?;
+        let rows = Sqlite::once(&old.db, "SELECT count(*), sum(length(body)) FROM big;")?;
+        old.pod.delete()?;
+        wait("the old pod is let go of", || {
+            Ok(agent.ctl().row(&old.reference)?.is_none())
+        })?;
+        let mut agent = agent;
+        let new = Scene::of(world, Pod::start(world, PodOptions::app("app"))?);
+        let mut dice = world.dice(5);
+        let mut halves = 0;
+        for _ in 0..4 {
+            let half = dice.u64(1..50) << 20;
+            wait("the restore is under way", || {
+                let seen = strangers(&new)?.iter().any(|(_, bytes)| *bytes > half);
+                Ok(seen || new.db.exists())
+            })?;
+            agent.kill()?;
+            let done = new.db.exists();
+            halves += u32::from(!done);
+            let status = new.pod.status()?;
+            let phase = status.as_ref().map(|status| status["phase"].clone());
+            ensure!(
+                done || phase.as_ref().is_none_or(|phase| phase != "ready"),
+                "the gate opened beside half a database: {status:?}"
+            );
+            agent = world.agent()?;
+        }
+        ensure!(halves > 0, "no restore was killed: all were faster");
+        say(&format!("{halves} restores killed"));
+        new.pod.wait_ready()?;
+        let found = Sqlite::once(&new.db, "SELECT count(*), sum(length(body)) FROM big;")?;
+        ensure!(found == rows, "{found} instead of {rows}");
+        agent.ctl().wait_following(&new.reference)?;
+        new.prove_equal(world, &agent)?;
+        let left = strangers(&new)?;
+        ensure!(left.is_empty(), "left behind: {left:?}");
+        Ok(())
+    });
 }
 
 #[test]
