@@ -1,6 +1,6 @@
 //! Settings for the whole process: SQLite's, and the allocator's.
 
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Error, code, ffi};
@@ -36,8 +36,11 @@ pub fn sqlite_version() -> &'static str {
 /// Whether buffers were dropped since memory was last given back.
 static FREED: AtomicBool = AtomicBool::new(false);
 
-/// A database that fell quiet has dropped its buffers.
+/// A database that fell quiet has dropped its buffers. When the first one does, most of the code that
+/// a start takes has been run.
 pub(crate) fn note_freed() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(code::let_go);
     FREED.store(true, Ordering::Relaxed);
 }
 
