@@ -1,7 +1,7 @@
 //! Settings for the whole process: SQLite's, and the allocator's.
 
-use std::sync::{Once, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
 
 use crate::{Error, code, ffi};
 

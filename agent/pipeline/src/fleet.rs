@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlrep_capture::Options;
-use sqlrep_format::Txid;
+use sqlrep_format::{Timestamp, Txid};
 use sqlrep_replica::owner::WriterId;
 use sqlrep_replica::{DbId, Manifest, Owner, OwnerState};
 use sqlrep_spool::{Limits, PodNote, Spool};
@@ -124,6 +124,8 @@ pub(crate) struct Context {
     insisted: Mutex<HashSet<DbId>>,
     patience: Mutex<Patience>,
     unread: unread::Unread,
+    /// Since when this process has the node: temp files of restores that are older are nobody's.
+    pub(crate) since: Timestamp,
     /// Where databases are looked at.
     pub(crate) benches: Benches,
     ready: watch::Sender<bool>,
@@ -289,6 +291,7 @@ impl Fleet {
         let root = RootWatch::new(config.replica_root.clone(), Arc::clone(&spool));
         let home = Home::root(root.clone(), config.replica_owner).map_err(StartError::Lanes)?;
         let context = Context {
+            since: timestamp_now(),
             home,
             targets: Mutex::default(),
             left: Mutex::default(),

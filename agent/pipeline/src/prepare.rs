@@ -429,6 +429,7 @@ fn restore_one(
         spool: context.spool.database(&candidate.id, &volume.pod.uid)?,
         manifest: context.manifest(&candidate.id, &volume.pod, OwnerState::Active),
         goes_away: &goes_away,
+        since: context.since,
     };
     if volume.target.is_some() {
         // What this pod leaves in the spool must not be taken for something of the root's.

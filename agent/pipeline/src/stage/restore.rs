@@ -93,6 +93,8 @@ pub(crate) struct Claimant<'a> {
     pub(crate) manifest: Manifest,
     /// Whether the pod is going away: then it takes nothing, and nothing is made in its volume.
     pub(crate) goes_away: &'a dyn Fn() -> bool,
+    /// Temp files that nobody touched since are those of a process that was killed.
+    pub(crate) since: Timestamp,
 }
 
 impl Claimant<'_> {
@@ -133,7 +135,7 @@ pub(crate) fn restore_and_claim(
     let mut proven = None;
     for _ in 0..CLAIMS_MAX {
         let found = store.load_manifest()?;
-        let staged = stage(candidate, volume, found.as_ref())?;
+        let staged = stage(candidate, volume, claimant.since, found.as_ref())?;
         proven = proven.max(found.as_ref().and_then(|found| found.head));
         if let Some(wanted) = proven.filter(|wanted| *wanted > staged.txid()) {
             return Err(StageError::Behind {
@@ -182,6 +184,7 @@ fn is_of(manifest: Option<&Manifest>, writer: u64) -> bool {
 fn stage(
     candidate: &Candidate,
     volume: &Volume,
+    since: Timestamp,
     manifest: Option<&Manifest>,
 ) -> Result<Staged, StageError> {
     let options = RestoreOptions {
@@ -191,6 +194,18 @@ fn stage(
             .or_else(|| owner_unsaid(candidate, volume)),
     };
     let destination = Destination::in_volume(&volume.dir, candidate.id.path())?;
+    match destination.sweep(since) {
+        Ok(0) => {}
+        Ok(swept) => tracing::info!(
+            db = %candidate.id, swept,
+            "a restore was killed: what it had written is removed"
+        ),
+        // They take room, and harm nothing.
+        Err(error) => tracing::warn!(
+            db = %candidate.id, %error,
+            "what a killed restore had written is not removed"
+        ),
+    }
     let store = &candidate.store;
     let staged = restore::stage(store, Point::Latest, &destination, &options, &());
     if staged.as_ref().is_err_and(RestoreError::is_missing)
