@@ -152,6 +152,28 @@ fn nothing_acknowledged_is_lost_however_often_it_moves() {
 }
 
 #[test]
+fn a_pod_beside_a_living_one_of_its_app_is_told_what_to_change() {
+    scenario("surge", binaries(), |world| {
+        let agent = world.agent()?;
+        let old = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        old.prove_equal(world, &agent)?;
+        // As a Deployment without strategy Recreate does it, where no policy sets that.
+        let new = Pod::start(world, PodOptions::app("app"))?;
+        let status = new.wait_phase("waiting-handover")?;
+        let message = status["message"].as_str().unwrap_or_default();
+        for word in ["is not being deleted", "strategy: {type: Recreate}"] {
+            ensure!(message.contains(word), "the gate says {message:?}");
+        }
+        ensure!(!new.db("app.db").exists(), "restored beside a living owner");
+        old.pod.delete()?;
+        new.wait_ready()?;
+        let new = Scene::of(world, new);
+        agent.ctl().wait_following(&new.reference)?;
+        new.prove_equal(world, &agent)
+    });
+}
+
+#[test]
 fn a_pod_that_goes_before_its_app_began_holds_nothing() {
     scenario("handover-hasty", binaries(), |world| {
         let one = world.agent()?;

@@ -158,10 +158,23 @@ pub(crate) enum Verdict {
     AfterDrain(String),
 }
 
+/// What to do where the owner is not being deleted at all: without the policies a Deployment surges.
+const STAYS: &str = "in a rollout it ends only once this pod is ready, so give its Deployment \
+    `strategy: {type: Recreate}`, and `replicas: 1`";
+
+/// Why a pod of this node is waited for.
+pub(crate) fn why_here(is_going: bool) -> String {
+    if is_going {
+        "which is on this node and has not ended yet".to_owned()
+    } else {
+        format!("which is on this node and is not being deleted: {STAYS}")
+    }
+}
+
 /// The second step, for a pod elsewhere.
 pub(crate) fn verdict(life: &PodLife, node: &str) -> Verdict {
     match life {
-        PodLife::Alive => Verdict::Wait("which is alive".to_owned()),
+        PodLife::Alive => Verdict::Wait(format!("which is alive: {STAYS}")),
         PodLife::Terminating => Verdict::Wait("which is being deleted".to_owned()),
         PodLife::NodeLost { reason } => Verdict::Wait(format!(
             "whose node is lost ({reason}): it may still write; if it is off for good, taint it \

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::error::{PrepareError, StageError};
 use crate::fleet::targets::Compared;
 use crate::fleet::{Context, Fleet, note};
-use crate::handover::{self, Holder, Verdict, verdict};
+use crate::handover::{self, Holder, Verdict, verdict, why_here};
 use crate::home::Home;
 use crate::stage::capture::timestamp_now;
 use crate::stage::elsewhere::{elsewhere, newer};
@@ -58,7 +58,11 @@ impl Fleet {
         }
         if let Some((id, pod)) = self.context.predecessor(volume) {
             // Its first file may not be on the replica yet: an empty listing would prove nothing.
-            let why = "whose last commits are still on their way".to_owned();
+            let why = if self.context.goes_away(&pod) {
+                "whose last commits are still on their way".to_owned()
+            } else {
+                why_here(false)
+            };
             let owner = (pod, self.context.config.node.clone());
             let error = self.waiting(&id, owner, why);
             self.stall(volume, &id, &error);
@@ -287,11 +291,13 @@ impl Fleet {
                 id: id.to_string(),
                 source: Box::new(source),
             })?;
-        let here = "which is on this node and has not ended yet";
         let unnamed = "which claimed it and has not said whose it is";
         let (pod, node, judged) = match seen.holder {
             Holder::Nobody => return Ok(()),
-            Holder::Here(pod) => (pod.name, pod.node, Verdict::Wait(here.to_owned())),
+            Holder::Here(pod) => {
+                let why = why_here(self.context.goes_away(&pod.uid));
+                (pod.name, pod.node, Verdict::Wait(why))
+            }
             Holder::Unnamed(writer) => (
                 format!("of writer {writer:016x}"),
                 "(unknown)".to_owned(),

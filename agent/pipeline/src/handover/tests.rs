@@ -151,6 +151,19 @@ fn only_what_is_surely_over_is_not_waited_for() {
         verdict(&PodLife::Gone, "far"),
         Verdict::AfterDrain(_)
     ));
+    // Who waits for a pod that nobody deletes is told why it never comes to an end.
+    for why in [
+        why_here(false),
+        format!("{:?}", verdict(&PodLife::Alive, "far")),
+    ] {
+        assert!(why.contains("strategy: {type: Recreate}"), "{why}");
+    }
+    for why in [
+        why_here(true),
+        format!("{:?}", verdict(&PodLife::Terminating, "far")),
+    ] {
+        assert!(!why.contains("Recreate"), "{why}");
+    }
     assert_eq!(verdict(&PodLife::OutOfService, "far"), Verdict::Go);
 }
 
