@@ -12,6 +12,9 @@ use crate::scene::{Point, Scene};
 
 const SECONDS: u64 = 6;
 
+/// How often a checkpoint is tried that may meet another one.
+const TRIES: u32 = 5;
+
 #[test]
 fn an_app_that_begins_its_wal_anew_all_the_time() {
     scenario("habits-checkpoints", binaries(), |world| {
@@ -28,8 +31,17 @@ fn an_app_that_begins_its_wal_anew_all_the_time() {
         let (mut done, mut busy) = (0, 0);
         while Instant::now() < end {
             for mode in ["RESTART", "TRUNCATE"] {
-                let said = janitor.run(&format!("PRAGMA wal_checkpoint({mode});"))?;
-                let refused = said.trim().starts_with('1');
+                // SQLite waits for readers, and not for a checkpoint that is under way: the writer's
+                // own is, now and then. We would be in the way of every try.
+                let mut refused = true;
+                for _ in 0..TRIES {
+                    let said = janitor.run(&format!("PRAGMA wal_checkpoint({mode});"))?;
+                    refused = said.trim().starts_with('1');
+                    if !refused {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
                 (done, busy) = (done + u32::from(!refused), busy + u32::from(refused));
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -38,8 +50,8 @@ fn an_app_that_begins_its_wal_anew_all_the_time() {
         say(&format!("checkpoints: {done} done, {busy} refused; {said}"));
         ensure!(said["busy"] == 0, "the writer was refused: {said}");
         ensure!(
-            busy * 2 <= done,
-            "{busy} checkpoints were refused, {done} done"
+            busy * 4 <= done,
+            "{busy} checkpoints were refused {TRIES} times in a row, {done} done"
         );
         let stall = said["stall"].as_f64().context("the longest transaction")?;
         ensure!(stall < 3.0, "the app stood still for {stall} s");
