@@ -91,3 +91,28 @@ pub(crate) fn only_compute() -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn nothing_can_be_opened_connected_or_started() {
+        // The filter is that of a thread and of what it starts.
+        let refused = std::thread::spawn(|| {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            only_compute().unwrap();
+            let code = |error: io::Error| error.raw_os_error();
+            [
+                File::open("/proc/self/status").err().and_then(code),
+                UnixStream::pair().err().and_then(code),
+                Command::new("/bin/true").spawn().err().and_then(code),
+            ]
+        });
+        assert_eq!(refused.join().unwrap(), [Some(EPERM); 3]);
+    }
+}
