@@ -106,6 +106,26 @@ fn of(world: &World, share: &Path, pod: Pod) -> Scene {
     }
 }
 
+/// A database of which the last commits could not be shipped when its app was killed, for the share
+/// was read-only by then; and how many it has at least.
+fn unshipped(
+    world: &World,
+    agent: &Agent,
+    share: &Path,
+    workload: &Workload,
+    commits: u64,
+) -> Result<(Scene, Mount, u64)> {
+    let (scene, mount) = started(world, share, "app")?;
+    workload.init(&scene.db)?;
+    agent.ctl().wait_following(&scene.reference)?;
+    agent.ctl().sync(&scene.reference)?;
+    mount.read_only()?;
+    let writer = workload.start(world, &scene.db, 0)?;
+    writer.wait_commits(commits)?;
+    let least = writer.kill()?;
+    Ok((scene, mount, least))
+}
+
 /// Waits until the gate says this.
 fn gate_says(pod: &Pod, words: &str) -> Result<()> {
     let mut last = Value::Null;
@@ -312,14 +332,7 @@ fn what_was_not_shipped_in_time_waits_for_the_next_pod() {
         let options = AgentOptions::default().flag("--drain-timeout", "2s");
         let (agent, nas) = (world.agent_with(options.clone())?, share(world, "nas")?);
         let workload = Workload::new(world.seed);
-        let (scene, mount) = started(world, &nas, "app")?;
-        workload.init(&scene.db)?;
-        agent.ctl().wait_following(&scene.reference)?;
-        agent.ctl().sync(&scene.reference)?;
-        mount.read_only()?;
-        let writer = workload.start(world, &scene.db, 0)?;
-        writer.wait_commits(200)?;
-        let least = writer.kill()?;
+        let (scene, mount, least) = unshipped(world, &agent, &nas, &workload, 200)?;
         let head = ltx::head(&scene.replica)?;
         let took = ends(&scene.pod, &mount)?;
         ensure!(took > Duration::from_secs(1), "let go of after {took:?}");
@@ -347,14 +360,7 @@ fn what_was_left_goes_out_with_any_pod_that_brings_the_volume() {
         let options = AgentOptions::default().flag("--drain-timeout", "1s");
         let (agent, nas) = (world.agent_with(options)?, share(world, "nas")?);
         let workload = Workload::new(world.seed);
-        let (scene, mount) = started(world, &nas, "app")?;
-        workload.init(&scene.db)?;
-        agent.ctl().wait_following(&scene.reference)?;
-        agent.ctl().sync(&scene.reference)?;
-        mount.read_only()?;
-        let writer = workload.start(world, &scene.db, 0)?;
-        writer.wait_commits(100)?;
-        let least = writer.kill()?;
+        let (scene, mount, least) = unshipped(world, &agent, &nas, &workload, 100)?;
         ends(&scene.pod, &mount)?;
         agent.ctl().wait_state(&scene.reference, "stalled")?;
         // its app does not come back; another one has the same volume, if not the same replica

@@ -12,8 +12,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, openat};
 use rustix::process::{chroot, fchdir, geteuid};
+use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 use crate::{Error, ffi};
 
@@ -34,6 +35,26 @@ thread_local! {
 /// will tell.
 pub fn act_as(uid: u32, gid: u32) {
     ffi::set_file_identity(uid, gid);
+}
+
+/// This thread becomes a user without further groups, for good. Only root can.
+pub(crate) fn become_user(owner: Owner) -> rustix::io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    thread::set_thread_groups(&[])?;
+    thread::set_thread_res_gid(gid, gid, gid)?;
+    thread::set_thread_res_uid(uid, uid, uid)
+}
+
+/// This thread gives up every capability, and the way to new ones, for good.
+pub(crate) fn give_up_capabilities() -> rustix::io::Result<()> {
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    thread::set_capabilities(None, none)?;
+    thread::set_no_new_privs(true)
 }
 
 /// While it lives, this thread reaches nothing outside of one volume.
@@ -136,8 +157,8 @@ mod tests {
         fs::create_dir(&volume).unwrap();
         rustix::fs::chown(
             &volume,
-            Some(rustix::fs::Uid::from_raw(4711)),
-            Some(rustix::fs::Gid::from_raw(4712)),
+            Some(Uid::from_raw(4711)),
+            Some(Gid::from_raw(4712)),
         )
         .unwrap();
         fs::write(dir.path().join("secret"), "x").unwrap();

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use sqlrep_format::{PageSize, wal};
 
-use crate::live::Live;
-
 /// An error of capture. The application's database is untouched by it, and what was read and not
 /// yet cut stays pending, unless [`Error::needs_reopen`] says that the session is over.
 #[derive(Debug, thiserror::Error)]
@@ -210,27 +208,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Makes an [`Error::Io`] for `map_err`.
+    /// Makes an [`Error::Io`] for `map_err`. The path is put together only when there is an error:
+    /// some of these stand in every look.
     pub(crate) fn io<E: Into<io::Error>>(
         attempt: &'static str,
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(E) -> Self {
-        let path = path.into();
         move |source| Self::Io {
             attempt,
-            path,
-            source: source.into(),
-        }
-    }
-
-    /// The same where it is made for each look: the path is put together only for an error.
-    pub(crate) fn io_at<E: Into<io::Error>>(
-        attempt: &'static str,
-        live: &Live,
-    ) -> impl FnOnce(E) -> Self {
-        move |source| Self::Io {
-            attempt,
-            path: live.path(),
+            path: path.into(),
             source: source.into(),
         }
     }

@@ -15,13 +15,12 @@ use std::str::FromStr;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use rustix::fs::{Gid, Uid};
 use rustix::process::{
     Resource, Rlimit, Signal, chdir, chroot, geteuid, nice, set_parent_process_death_signal,
     setrlimit,
 };
-use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
+use crate::confine::{Owner, become_user, give_up_capabilities};
 use crate::{ffi, init};
 
 /// Lines of `quick_check`: the first few say what is wrong, and a database can have any number.
@@ -38,8 +37,11 @@ const MEMORY_BYTES_MAX: u64 = 96 << 20;
 const SECONDS_MIN: u64 = 10;
 const BYTES_PER_SECOND: u64 = 8 << 20;
 
-/// Users and groups to whom nothing belongs.
-const NOBODY: u32 = 65_534;
+/// A user and a group to whom nothing belongs.
+const NOBODY: Owner = Owner {
+    uid: 65_534,
+    gid: 65_534,
+};
 
 /// An empty place that is there wherever the agent can start itself from /proc: it holds no file but
 /// about descriptors, and is gone with the process.
@@ -142,19 +144,9 @@ fn give_up_rights(bytes: u64) -> rustix::io::Result<()> {
     if geteuid().is_root() {
         chroot(NOWHERE)?;
         chdir("/")?;
-        thread::set_thread_groups(&[])?;
-        let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-        thread::set_thread_res_gid(gid, gid, gid)?;
-        thread::set_thread_res_uid(uid, uid, uid)?;
+        become_user(NOBODY)?;
     }
-    let none = CapabilitySet::empty();
-    let none = CapabilitySets {
-        effective: none,
-        permitted: none,
-        inheritable: none,
-    };
-    thread::set_capabilities(None, none)?;
-    thread::set_no_new_privs(true)?;
+    give_up_capabilities()?;
     // Another user's wish to go with its parent does not count, so it comes after that.
     set_parent_process_death_signal(Some(Signal::KILL))
 }

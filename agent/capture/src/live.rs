@@ -227,7 +227,7 @@ impl Live {
     pub(crate) fn published(&self) -> Result<Option<Published>, Error> {
         let mut bytes = [0; INDEX_HEADER_BYTES];
         let read =
-            read_full(self.shm(), &mut bytes, 0).map_err(Error::io_at("read the -shm of", self))?;
+            read_full(self.shm(), &mut bytes, 0).map_err(Error::io("read the -shm of", self))?;
         let published = Published::parse(bytes.get(..read).unwrap_or_default());
         published.map_err(|error| Error::WalMismatch {
             path: self.path(),
@@ -252,7 +252,7 @@ impl Live {
     }
 
     fn is_held(&self, bytes: Bytes) -> Result<bool, Error> {
-        ffi::is_locked(self.shm(), bytes).map_err(Error::io_at("query locks of", self))
+        ffi::is_locked(self.shm(), bytes).map_err(Error::io("query locks of", self))
     }
 
     /// Where the paths lead now. A file that took the database's place while its `-wal` is still
@@ -341,6 +341,13 @@ impl Live {
             .metadata()
             .map_err(Error::io("stat the -wal of", self.path()))?
             .len())
+    }
+}
+
+/// What an error says of it.
+impl From<&Live> for PathBuf {
+    fn from(live: &Live) -> Self {
+        live.path()
     }
 }
 

@@ -46,8 +46,7 @@ pub(crate) fn header(live: &Live, published: &Published) -> Result<Header, Error
 /// The header of the WAL as it stands; `None` for one that is missing, torn or no header at all.
 pub(crate) fn read_header(live: &Live) -> Result<Option<Header>, Error> {
     let mut bytes = [0; HEADER_BYTES];
-    let read =
-        read_full(live.wal(), &mut bytes, 0).map_err(Error::io_at("read the -wal of", live))?;
+    let read = read_full(live.wal(), &mut bytes, 0).map_err(Error::io("read the -wal of", live))?;
     Ok((read == HEADER_BYTES)
         .then_some(bytes)
         .and_then(|bytes| Header::parse(&bytes).ok()))
@@ -60,7 +59,7 @@ pub(crate) fn frame_header(live: &Live, frame: u32) -> Result<Option<FrameHeader
     };
     let mut bytes = [0; FRAME_HEADER_BYTES];
     let read = read_full(live.wal(), &mut bytes, frame_offset(live, index))
-        .map_err(Error::io_at("read the -wal of", live))?;
+        .map_err(Error::io("read the -wal of", live))?;
     Ok((read == FRAME_HEADER_BYTES)
         .then_some(bytes)
         .and_then(|bytes| FrameHeader::parse(&bytes)))
@@ -183,7 +182,7 @@ fn scan_frames(
         let room = window.room((to_frame - scan.cursor.frames()) as usize);
         let wanted = room.len();
         let read = read_full(live.wal(), room, scan.cursor.offset())
-            .map_err(Error::io_at("read the -wal of", live))?;
+            .map_err(Error::io("read the -wal of", live))?;
         for frame in window.filled(read) {
             let index = scan.cursor.frames();
             match scan.cursor.next(frame) {
@@ -233,7 +232,7 @@ pub(crate) fn collect(
                     }
                     None => read_page(live, frame, page),
                 })
-                .map_err(Error::io_at("copy pages from the -wal of", live))?;
+                .map_err(Error::io("copy pages from the -wal of", live))?;
             pages += 1;
         }
     }

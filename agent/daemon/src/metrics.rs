@@ -119,7 +119,7 @@ const PER_DATABASE: [PerDatabase; 28] = [
         name: "sqlrep_replica_out_of_sync",
         kind: Kind::Gauge,
         help: "1 while the database is stalled, fenced or unsupported.",
-        value: |row, all| Some(if out_of_sync(row, all) { 1.0 } else { 0.0 }),
+        value: |row, all| Some(out_of_sync(row, all).into()),
     },
     PerDatabase {
         name: "sqlrep_replica_txid",
@@ -155,13 +155,7 @@ const PER_DATABASE: [PerDatabase; 28] = [
         name: "sqlrep_replica_damaged",
         kind: Kind::Gauge,
         help: "1 from when a reading back found damage until the next one that finds none.",
-        value: |row, _| {
-            Some(if row.replica.damage.is_some() {
-                1.0
-            } else {
-                0.0
-            })
-        },
+        value: |row, _| Some(row.replica.damage.is_some().into()),
     },
     PerDatabase {
         name: "sqlrep_replica_damages_total",
@@ -187,20 +181,14 @@ const PER_DATABASE: [PerDatabase; 28] = [
         help: "1 when SQLite then found the app's database itself damaged.",
         value: |row, _| {
             let (_, _, found) = row.replica.quick_check.as_ref()?;
-            Some(if *found == QuickCheck::Ok { 0.0 } else { 1.0 })
+            Some((*found != QuickCheck::Ok).into())
         },
     },
     PerDatabase {
         name: "sqlrep_database_not_checked",
         kind: Kind::Gauge,
         help: "1 when SQLite could not be asked the last time, for lack of room or because it did not answer.",
-        value: |row, _| {
-            Some(if row.replica.not_checked.is_some() {
-                1.0
-            } else {
-                0.0
-            })
-        },
+        value: |row, _| Some(row.replica.not_checked.is_some().into()),
     },
     PerDatabase {
         name: "sqlrep_replica_compactions_total",
@@ -306,7 +294,7 @@ pub(crate) fn render(all: &Snapshot) -> String {
         &build,
         1.0,
     );
-    let usable = if all.root.problem.is_none() { 1.0 } else { 0.0 };
+    let usable = f64::from(all.root.problem.is_none());
     single(
         "sqlrep_replica_root_usable",
         "1 while the replica root can be used.",

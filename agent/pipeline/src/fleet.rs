@@ -185,19 +185,11 @@ impl Context {
     /// A database of this volume's app that another pod still has on this node, or whose tail is
     /// still on its way, and that pod's UID.
     pub(crate) fn predecessor(&self, volume: &Volume) -> Option<(DbId, String)> {
-        let pod = &volume.pod;
         let actors = self.actors();
-        let same = |id: &DbId| {
-            (id.namespace(), id.app(), id.volume())
-                == (
-                    pod.namespace.as_str(),
-                    pod.app.as_str(),
-                    volume.name.as_str(),
-                )
-        };
-        let mut others = actors.iter().filter(|(key, _)| key.pod_uid != pod.uid);
+        let others = actors.iter();
+        let mut others = others.filter(|(key, _)| key.pod_uid != volume.pod.uid);
         others
-            .find(|(_, handle)| same(&handle.id) && !lock(&self.insisted).contains(&handle.id))
+            .find(|(_, Handle { id, .. })| volume.holds(id) && !lock(&self.insisted).contains(id))
             .map(|(key, handle)| (handle.id.clone(), key.pod_uid.clone()))
     }
 

@@ -162,10 +162,10 @@ pub(crate) enum Verdict {
 const STAYS: &str = "in a rollout it ends only once this pod is ready, so give its Deployment \
     `strategy: {type: Recreate}`, and `replicas: 1`";
 
-/// Why a pod of this node is waited for.
-pub(crate) fn why_here(is_going: bool) -> String {
+/// Why a pod of this node is waited for: `why`, if it is going.
+pub(crate) fn why_here(is_going: bool, why: &str) -> String {
     if is_going {
-        "which is on this node and has not ended yet".to_owned()
+        why.to_owned()
     } else {
         format!("which is on this node and is not being deleted: {STAYS}")
     }

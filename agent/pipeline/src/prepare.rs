@@ -58,11 +58,8 @@ impl Fleet {
         }
         if let Some((id, pod)) = self.context.predecessor(volume) {
             // Its first file may not be on the replica yet: an empty listing would prove nothing.
-            let why = if self.context.goes_away(&pod) {
-                "whose last commits are still on their way".to_owned()
-            } else {
-                why_here(false)
-            };
+            let why = "whose last commits are still on their way";
+            let why = why_here(self.context.goes_away(&pod), why);
             let owner = (pod, self.context.config.node.clone());
             let error = self.waiting(&id, owner, why);
             self.stall(volume, &id, &error);
@@ -295,7 +292,8 @@ impl Fleet {
         let (pod, node, judged) = match seen.holder {
             Holder::Nobody => return Ok(()),
             Holder::Here(pod) => {
-                let why = why_here(self.context.goes_away(&pod.uid));
+                let why = "which is on this node and has not ended yet";
+                let why = why_here(self.context.goes_away(&pod.uid), why);
                 (pod.name, pod.node, Verdict::Wait(why))
             }
             Holder::Unnamed(writer) => (

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sqlrep_replica::DbId;
+
 /// The pod that a database belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodIdentity {
@@ -81,6 +83,14 @@ pub struct Volume {
     pub user: Option<(u32, u32)>,
     /// The volume of the pod that holds its replicas; `None`: the agent's root does.
     pub target: Option<TargetVolume>,
+}
+
+impl Volume {
+    /// Whether a database is one of this volume, whatever pod of its app it was written by.
+    pub(crate) fn holds(&self, id: &DbId) -> bool {
+        let pod = &self.pod;
+        (id.namespace(), id.app(), id.volume()) == (&*pod.namespace, &*pod.app, &*self.name)
+    }
 }
 
 /// A volume of a pod that holds its replicas.

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::Uid;
+use rustix::thread;
 use tempfile::TempDir;
 
 use super::*;

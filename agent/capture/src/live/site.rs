@@ -4,14 +4,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
-use rustix::fs::{Gid, OFlags, Uid};
+use rustix::fs::OFlags;
 use rustix::process::{chroot, fchdir, geteuid};
-use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 use super::beneath::{beneath, checked_stat, open_volume};
 use super::{LiveFile, link};
 use crate::Error;
-use crate::confine::Owner;
+use crate::confine::{Owner, become_user, give_up_capabilities};
 
 /// Where a database lies, and whose it is.
 #[derive(Debug)]
@@ -61,19 +60,9 @@ impl Site {
     }
 
     fn give_up_rights(&self) -> rustix::io::Result<()> {
-        let (uid, gid) = (Uid::from_raw(self.owner.uid), Gid::from_raw(self.owner.gid));
         fchdir(&self.volume)?;
         chroot(".")?;
-        thread::set_thread_groups(&[])?;
-        thread::set_thread_res_gid(gid, gid, gid)?;
-        thread::set_thread_res_uid(uid, uid, uid)?;
-        let none = CapabilitySet::empty();
-        let none = CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
-        };
-        thread::set_capabilities(None, none)?;
-        thread::set_no_new_privs(true)
+        become_user(self.owner)?;
+        give_up_capabilities()
     }
 }

@@ -26,7 +26,7 @@ impl Session {
         let live = &self.live;
         let look = || live.published().map_err(std::io::Error::other);
         let pinned = self.hold.pin(live.shm(), look);
-        pinned.map_err(Error::io_at("lock the -shm of", live))
+        pinned.map_err(Error::io("lock the -shm of", live))
     }
 
     /// Brings the hold in line with what was read: rest when the WAL is captured and copied, pin
@@ -43,7 +43,7 @@ impl Session {
             let live = &self.live;
             let look = || live.published().map_err(std::io::Error::other);
             let rest = self.hold.rest(live.shm(), published, look);
-            rest.map_err(Error::io_at("lock the -shm of", live))?;
+            rest.map_err(Error::io("lock the -shm of", live))?;
         }
         self.may_reset = self.hold.is_resting() || published.mx_frame == 0;
         Ok(())
@@ -74,7 +74,7 @@ impl Session {
         } else {
             self.hold.release_brake(shm)
         };
-        set.map_err(Error::io_at("lock the -shm of", &self.live))
+        set.map_err(Error::io("lock the -shm of", &self.live))
     }
 
     fn is_busy(&self) -> bool {

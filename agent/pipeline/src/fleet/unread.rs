@@ -32,11 +32,8 @@ impl Context {
 
     /// What was said of the databases of this volume, to be told to a pod of its app.
     pub(crate) fn take_unread(&self, volume: &Volume) -> Vec<(DbId, String)> {
-        let pod = &volume.pod;
-        let wanted = (&*pod.namespace, &*pod.app, &*volume.name);
         let mut untold = lock(&self.unread.untold);
-        let of_it = |id: &DbId, _: &mut String| (id.namespace(), id.app(), id.volume()) == wanted;
-        untold.extract_if(of_it).collect()
+        untold.extract_if(|id, _| volume.holds(id)).collect()
     }
 }
 

@@ -153,13 +153,13 @@ fn only_what_is_surely_over_is_not_waited_for() {
     ));
     // Who waits for a pod that nobody deletes is told why it never comes to an end.
     for why in [
-        why_here(false),
+        why_here(false, "late"),
         format!("{:?}", verdict(&PodLife::Alive, "far")),
     ] {
         assert!(why.contains("strategy: {type: Recreate}"), "{why}");
     }
     for why in [
-        why_here(true),
+        why_here(true, "late"),
         format!("{:?}", verdict(&PodLife::Terminating, "far")),
     ] {
         assert!(!why.contains("Recreate"), "{why}");

@@ -5,8 +5,8 @@ use crate::DirStore;
 use crate::testing::chain::{History, put, txid};
 use crate::testing::scratch;
 
-#[test]
-fn a_sound_replica_is_proven_with_the_checksum_of_its_pages() {
+/// A replica of three states.
+fn replica() -> (tempfile::TempDir, DirStore, History) {
     let dir = scratch();
     let history = History::new(&[(3, vec![]), (5, vec![1]), (4, vec![2])]);
     let store = DirStore::new(dir.path());
@@ -14,6 +14,12 @@ fn a_sound_replica_is_proven_with_the_checksum_of_its_pages() {
         let (header, pages) = history.covering(id, id);
         put(&store, 0, &header, &pages).unwrap();
     }
+    (dir, store, history)
+}
+
+#[test]
+fn a_sound_replica_is_proven_with_the_checksum_of_its_pages() {
+    let (_dir, store, history) = replica();
     let mut expected = Checksum::EMPTY;
     for (pgno, page) in (1..).filter_map(Pgno::new).zip(&history.images[2]) {
         expected = expected.combine(page_checksum(pgno, page));
@@ -40,22 +46,10 @@ fn an_empty_replica_is_not_a_sound_one() {
     assert!(matches!(error, VerifyError::Plan(PlanError::Empty)));
 }
 
-/// A replica of three states, and the last one's file.
-fn replica() -> (tempfile::TempDir, DirStore, Vec<u8>) {
-    let dir = scratch();
-    let history = History::new(&[(3, vec![]), (5, vec![1]), (4, vec![2])]);
-    let store = DirStore::new(dir.path());
-    for id in 1..=3 {
-        let (header, pages) = history.covering(id, id);
-        put(&store, 0, &header, &pages).unwrap();
-    }
-    let image = history.images[2].concat();
-    (dir, store, image)
-}
-
 #[test]
 fn what_is_verified_is_copied_as_a_restore_would_give_it() {
-    let (_dir, store, image) = replica();
+    let (_dir, store, history) = replica();
+    let image = history.images[2].concat();
     let file = tempfile::tempfile().unwrap();
     let copy = CopyOut::into(file.try_clone().unwrap(), image.len() as u64);
     for _ in 0..2 {
@@ -69,7 +63,8 @@ fn what_is_verified_is_copied_as_a_restore_would_give_it() {
 
 #[test]
 fn a_copy_for_which_there_is_no_room_is_none_and_the_replica_is_proven_all_the_same() {
-    let (_dir, store, image) = replica();
+    let (_dir, store, history) = replica();
+    let image = history.images[2].concat();
     let file = tempfile::tempfile().unwrap();
     let copy = CopyOut::into(file.try_clone().unwrap(), image.len() as u64 - 1);
     let verified = verify_copying(&store, Point::Latest, &(), Some(&copy)).unwrap();
