@@ -4,13 +4,17 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, getppid, kill_process};
+use rustix::process::{Pid, Signal, getppid, kill_process, test_kill_process};
 
 use crate::world::World;
 
@@ -18,6 +22,8 @@ use crate::world::World;
 const DIR: &str = "between";
 /// Says to the shim that it is the process itself.
 const DIRECT: &str = "SQLREP_TESTS_DIRECT";
+/// Says to it that it is the one between, and who the agent is.
+const LISTENS: &str = "SQLREP_TESTS_LISTENS";
 
 /// Where a conversation is stopped, as a test sees it.
 #[derive(Debug)]
@@ -62,11 +68,39 @@ pub fn play(args: &[OsString]) -> Option<ExitCode> {
     }
     // <world>/<state>/scratch/<file>
     let dir = Path::new(args.get(2)?).ancestors().nth(3)?.join(DIR);
-    let played = dir.is_dir().then(|| between(&dir, args));
-    played.map(|played| match played {
+    let played = match std::env::var(LISTENS) {
+        Ok(agent) => listen(&dir, &agent),
+        Err(_) if dir.is_dir() => stand_aside(&dir, args),
+        Err(_) => return None,
+    };
+    Some(match played {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
+}
+
+/// Starts the one who listens, and becomes the process itself: the agent knows it by its id.
+fn stand_aside(dir: &Path, args: &[OsString]) -> Result<()> {
+    let again = || {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(args.get(1..).unwrap_or_default());
+        command
+    };
+    let agent = getppid().context("the agent has gone")?;
+    let (ours, theirs) = UnixStream::pair()?;
+    let listener = again()
+        .env(LISTENS, agent.as_raw_nonzero().to_string())
+        .stderr(OwnedFd::from(theirs)) // in both directions
+        .spawn()?;
+    let pids = format!("{} {}", std::process::id(), listener.id());
+    fs::write(dir.join("pids"), pids)?;
+    let orders = OwnedFd::from(ours.try_clone()?);
+    let failed = again()
+        .env(DIRECT, "1")
+        .stdin(orders)
+        .stdout(OwnedFd::from(ours))
+        .exec();
+    Err(failed.into())
 }
 
 /// Counts words, and stops before one of them.
@@ -85,7 +119,10 @@ impl Gate {
             fs::write(self.dir.join("new"), word)?;
             crate::pod::rename(&self.dir.join("new"), &stopped).map_err(io::Error::other)?;
             // Until somebody kills us, or the agent.
-            while getppid() == self.agent {
+            while self
+                .agent
+                .is_some_and(|agent| test_kill_process(agent).is_ok())
+            {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
@@ -94,29 +131,23 @@ impl Gate {
     }
 }
 
-fn between(dir: &Path, args: &[OsString]) -> Result<()> {
-    let mut child = Command::new("/proc/self/exe")
-        .args(args.get(1..).unwrap_or_default())
-        .env(DIRECT, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let pids = format!("{} {}", child.id(), std::process::id());
-    fs::write(dir.join("pids"), pids)?;
+/// Hands on what the two say to each other.
+fn listen(dir: &Path, agent: &str) -> Result<()> {
     let gate = Gate {
         stop_before: fs::read_to_string(dir.join("word"))?.parse()?,
         dir: dir.to_path_buf(),
         words: Mutex::new(0),
-        agent: getppid(),
+        agent: agent.parse().ok().and_then(Pid::from_raw),
     };
     let gate: &'static Gate = Box::leak(Box::new(gate)); // as long as this process
-    let orders = child.stdin.take().context("piped")?;
-    let answers = child.stdout.take().context("piped")?;
-    // Ends with the process, or with the orders: then those of the child end too.
-    std::thread::spawn(move || hand_on(gate, io::stdin().lock(), orders));
-    let told = hand_on(gate, BufReader::new(answers), io::stdout());
-    child.wait()?;
-    Ok(told?)
+    let process = UnixStream::from(rustix::io::dup(io::stderr())?);
+    let orders = process.try_clone()?;
+    // Ends with the process, or with the orders: then those of the process end too.
+    std::thread::spawn(move || {
+        hand_on(gate, io::stdin().lock(), &orders).ok(); // the process has gone
+        orders.shutdown(Shutdown::Write).ok();
+    });
+    Ok(hand_on(gate, BufReader::new(process), io::stdout())?)
 }
 
 fn hand_on(gate: &Gate, from: impl BufRead, mut to: impl Write) -> io::Result<()> {

@@ -58,12 +58,19 @@ pub(crate) fn lock(file: &File, bytes: Bytes, lock: Lock) -> io::Result<bool> {
 
 /// Whether somebody else holds any of the bytes exclusively.
 pub(crate) fn is_locked(file: &File, bytes: Bytes) -> io::Result<bool> {
+    Ok(exclusive_holder(file, bytes)?.is_some())
+}
+
+/// The process that holds any of the bytes exclusively; -1 when it is a lock of an open file, which
+/// is no process's own (`fcntl(2)`, `F_GETLK`).
+pub(crate) fn exclusive_holder(file: &File, bytes: Bytes) -> io::Result<Option<libc::pid_t>> {
     let mut request = flock(libc::F_RDLCK, bytes);
     // SAFETY: `request` lives through the call, which writes a valid structure into it; the
     // descriptor is open as `file` is borrowed.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) };
     if result == 0 {
-        Ok(c_int::from(request.l_type) != libc::F_UNLCK)
+        let held = c_int::from(request.l_type) != libc::F_UNLCK;
+        Ok(held.then_some(request.l_pid))
     } else {
         Err(io::Error::last_os_error())
     }

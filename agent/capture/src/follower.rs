@@ -6,7 +6,7 @@ use sqlrep_format::Timestamp;
 use sqlrep_spool::{DatabaseSpool, Entry};
 
 use crate::checkpoint::Checkpoint;
-use crate::live::{LiveFile, Probe, probe};
+use crate::live::{Keeper, LiveFile, Probe, probe};
 use crate::pages::Pages;
 use crate::session::{Look, Options, Session, Start, Step};
 use crate::{Error, init};
@@ -61,11 +61,6 @@ impl Follower {
         }
     }
 
-    /// Whether commits can be read while somebody holds the write lock.
-    pub fn reads_beside_writers(&self) -> bool {
-        matches!(self, Self::Wal(_))
-    }
-
     /// See [`Session::pause`].
     pub fn pause(&self) -> Duration {
         match self {
@@ -95,6 +90,16 @@ impl Follower {
         match self {
             Self::Wal(session) => session.cut(now),
             Self::Pages(pages) => pages.cut(now),
+        }
+    }
+
+    /// Cuts the last commit while a process of our own keeps everybody else from committing,
+    /// after a step. `None`: it was on record already.
+    pub fn seal(&mut self, now: Timestamp, keeper: Keeper) -> Result<Option<Entry>, Error> {
+        match self {
+            // What a WAL holds is read beside any lock.
+            Self::Wal(session) => session.cut(now),
+            Self::Pages(pages) => pages.seal(now, keeper),
         }
     }
 

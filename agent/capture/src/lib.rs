@@ -29,7 +29,7 @@ pub use confine::act_as;
 pub use error::Error;
 pub use follower::Follower;
 pub use inspect::{Word, quick_check};
-pub use live::{LiveFile, Probe, convert_to_wal, probe};
+pub use live::{Keeper, LiveFile, Probe, convert_to_wal, probe};
 pub use pages::Pages;
 pub use rewind::{Answer, Order, Prepared, Rewind};
 pub use session::{Look, Options, Session, Start, Step};

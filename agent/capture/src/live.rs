@@ -34,6 +34,7 @@ use crate::ffi::{self, Bytes, Lock};
 pub use beneath::LiveFile;
 use beneath::{checked_stat, inode_at, open_beneath, open_volume};
 pub(crate) use journal::Hot;
+pub use journaled::Keeper;
 pub(crate) use journaled::{Journaled, Stamp, Writer};
 pub(crate) use link::{Backfill, Link};
 use probe::not_wal;

@@ -13,7 +13,7 @@ use sqlrep_format::{JournalMode, PageCount, Pgno, Timestamp, ltx};
 use sqlrep_spool::{Draft, Entry, PageSource};
 
 use crate::cadence::Cadence;
-use crate::live::{Journaled, LiveFile, Stamp, Whereabouts, Writer};
+use crate::live::{Journaled, Keeper, LiveFile, Stamp, Whereabouts, Writer};
 use crate::pending::Pending;
 use crate::{Error, Look, Options, Start, Step};
 use scan::{Scan, State};
@@ -162,6 +162,19 @@ impl Pages {
         }
     }
 
+    /// Captures the last commit while a process of our own keeps everybody else out.
+    pub fn seal(&mut self, now: Timestamp, keeper: Keeper) -> Result<Option<Entry>, Error> {
+        if self.switched {
+            return Err(Error::ContinuityLost {
+                path: self.live.path(),
+                reason: "it is in WAL mode now",
+            });
+        }
+        let full = self.spool.must_be_full();
+        let written = self.read_kept_by(Some(keeper), now, full)?;
+        Ok(written.map(|(entry, _)| entry))
+    }
+
     /// Writes the whole database as the next L0 file.
     pub fn snapshot(&mut self, now: Timestamp) -> Result<Option<Entry>, Error> {
         Ok(self.read_and_write(now, true)?.map(|(entry, _)| entry))
@@ -252,6 +265,15 @@ impl Pages {
         now: Timestamp,
         full: bool,
     ) -> Result<Option<(Entry, u32)>, Error> {
+        self.read_kept_by(None, now, full)
+    }
+
+    fn read_kept_by(
+        &mut self,
+        keeper: Option<Keeper>,
+        now: Timestamp,
+        full: bool,
+    ) -> Result<Option<(Entry, u32)>, Error> {
         self.noticed = None; // if this comes to nothing, the next look says so again
         if !self.is_vouched_for()? {
             tracing::warn!(
@@ -262,7 +284,7 @@ impl Pages {
             return Ok(None);
         }
         let known = (!full).then(|| self.spool.page_checksums());
-        let scanned = Scan::new(&self.live, &mut self.pending, known).run();
+        let scanned = Scan::new(&self.live, &mut self.pending, known).run(keeper);
         self.read_bytes = scanned.read_bytes;
         let state = match scanned.state {
             Ok(state) => state,

@@ -156,6 +156,10 @@ impl App {
         self.sql(&format!("PRAGMA wal_checkpoint({mode})"))
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -92,9 +92,6 @@ pub const REWIND_LOCK: Duration = Duration::from_secs(20);
 /// 100 MB/s.
 pub const REWIND_STEP: Duration = Duration::from_mins(5);
 
-/// How often the lock is given back because a commit came before it, without a WAL.
-pub const REWIND_TRIES: u32 = 16;
-
 /// How often it is looked whether the pod of a rewind terminates.
 pub const REWIND_WATCH: Duration = Duration::from_millis(50);
 

@@ -54,6 +54,11 @@ impl Process {
         Ok(Self { child, talk })
     }
 
+    /// Its id, which is no other process's before this is dropped.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Tells it a line.
     pub(crate) async fn tell(&mut self, line: &str) -> io::Result<()> {
         let line = format!("{line}\n");

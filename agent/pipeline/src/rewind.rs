@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sqlrep_capture::{Answer, Order, Rewind};
+use sqlrep_capture::{Answer, Keeper, Order, Rewind};
 use sqlrep_format::{PageSize, Txid};
 use sqlrep_replica::{DbId, Point};
 use tokio::sync::watch;
@@ -156,6 +156,12 @@ impl Talk {
         answer.map_err(|error| failed(&error.to_string()))
     }
 
+    /// Who holds the lock.
+    fn keeper(&self) -> Result<Keeper, CommandError> {
+        let id = self.0.id().map(Keeper);
+        id.ok_or_else(|| failed("it has ended"))
+    }
+
     /// Waits for one answer and no other.
     async fn expect(&mut self, wanted: &Answer, patience: Duration) -> Result<(), CommandError> {
         match self.hear(patience).await? {
@@ -190,27 +196,14 @@ async fn last_before(
     capture: &Capture,
     process: &mut Talk,
 ) -> Result<Txid, CommandError> {
-    for _ in 0..limits::REWIND_TRIES {
-        capture.cut().await?; // so that little is left for when the app has to wait
-        process.order(Order::Lock).await?;
-        match process.hear(limits::REWIND_LOCK).await? {
-            Answer::Locked => {}
-            Answer::Busy => return Err(locked(id)),
-            other => return Err(unexpected(other)),
-        }
-        if let Some(txid) = capture.seal().await? {
-            return Ok(txid);
-        }
-        // Without a WAL nothing can be read beside the lock: it was a commit too late.
-        process.order(Order::Unlock).await?;
-        process
-            .expect(&Answer::Unlocked, limits::REWIND_STEP)
-            .await?;
+    capture.cut().await?; // so that little is left for when the app has to wait
+    process.order(Order::Lock).await?;
+    match process.hear(limits::REWIND_LOCK).await? {
+        Answer::Locked => {}
+        Answer::Busy => return Err(locked(id)),
+        other => return Err(unexpected(other)),
     }
-    Err(CommandError::Refused(format!(
-        "{id} has no WAL and its app commits without a pause: what it commits last could not be \
-         captured before it is written over; pause the app, or run PRAGMA journal_mode=wal in it"
-    )))
+    Ok(capture.seal(process.keeper()?).await?)
 }
 
 fn locked(id: &DbId) -> CommandError {

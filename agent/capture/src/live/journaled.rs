@@ -83,6 +83,14 @@ pub(crate) struct Journaled {
     owned: (u32, u32, u32),
 }
 
+/// A process of our own that holds SQLite's EXCLUSIVE lock on a database for us, and lets go of it
+/// only when it is told to, or when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeper(
+    /// Its id, as this process sees it.
+    pub u32,
+);
+
 /// The SHARED lock; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Hold<'a>(&'a File);
@@ -169,6 +177,14 @@ impl Journaled {
         } else {
             Writer::None
         })
+    }
+
+    /// Whether that process holds the EXCLUSIVE lock. If it does now and did some time ago, nobody
+    /// else has written meanwhile.
+    pub(crate) fn is_kept_by(&self, keeper: Keeper) -> Result<bool, Error> {
+        let holder = ffi::exclusive_holder(&self.db, SHARED_BYTES);
+        let holder = holder.map_err(Error::io("query locks of", self.path()))?;
+        Ok(holder.and_then(|pid| u32::try_from(pid).ok()) == Some(keeper.0))
     }
 
     /// What page 1 says: a hint without the lock, the truth with it.

@@ -13,7 +13,7 @@ use sqlrep_format::{JournalMode, PageCount, PageSize, Pgno, page_checksum};
 use sqlrep_spool::PageChecksums;
 
 use crate::Error;
-use crate::live::{Hot, Journaled, Stamp, Writer};
+use crate::live::{Hot, Journaled, Keeper, Stamp, Writer};
 use crate::pending::Pending;
 
 /// What is read in one slice: some 4 ms.
@@ -113,8 +113,12 @@ impl<'a> Scan<'a> {
         }
     }
 
-    pub(super) fn run(mut self) -> Scanned {
-        let (state, refused) = self.all_slices();
+    /// With a keeper it is all read in one go, without a lock of our own.
+    pub(super) fn run(mut self, keeper: Option<Keeper>) -> Scanned {
+        let (state, refused) = match keeper {
+            Some(keeper) => (self.all_kept_by(keeper), false),
+            None => self.all_slices(),
+        };
         if state.is_err() {
             self.pending.clear();
         }
@@ -143,6 +147,27 @@ impl<'a> Scan<'a> {
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// SQLite has the file as of the last commit when it gives the lock: a hot journal is undone
+    /// before (<https://www.sqlite.org/lockingv3.html>, section 4.2).
+    fn all_kept_by(&mut self, keeper: Keeper) -> Result<State, Error> {
+        self.must_be_kept_by(keeper)?;
+        let state = self.state_now(None)?;
+        while self.chunk(state.commit, None)? {}
+        self.must_be_kept_by(keeper)?;
+        self.pending.commit_at(state.commit);
+        Ok(state)
+    }
+
+    fn must_be_kept_by(&self, keeper: Keeper) -> Result<(), Error> {
+        if self.live.is_kept_by(keeper)? {
+            return Ok(());
+        }
+        Err(Error::Busy {
+            path: self.live.path(),
+            what: "the process that kept everybody else out does so no more",
+        })
     }
 
     fn manner(&self) -> Manner {

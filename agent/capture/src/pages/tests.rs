@@ -351,3 +351,86 @@ fn a_session_by_wal_refuses_and_one_by_pages_too() {
     let pages = Pages::open(&bench.file(), bench.spool.clone(), bench.options());
     assert!(pages.unwrap_err().is_transient());
 }
+
+#[test]
+fn the_last_commit_is_read_while_a_process_of_ours_keeps_everybody_out() {
+    for mode in MODES {
+        let mut bench = Bench::new();
+        let mut app = app(&bench, mode, 4096);
+        let mut pages = started(&mut bench);
+        let mut keeper = App::open(&bench.path(), &[]);
+        app.insert(10);
+        keeper.sql("BEGIN EXCLUSIVE");
+        let sealed = pages.seal(bench.now(), Keeper(keeper.pid())).unwrap();
+        assert!(sealed.is_some(), "{mode}: the commit was not read");
+        assert_equal(&bench);
+        let again = pages.seal(bench.now(), Keeper(keeper.pid())).unwrap();
+        assert!(again.is_none(), "{mode}: nothing came since");
+        // What the keeper then writes is a commit as any other.
+        keeper.sql("DELETE FROM t WHERE id < 100");
+        keeper.sql("COMMIT");
+        assert!(cut(&mut bench, &mut pages) > 0, "{mode}");
+        assert_equal(&bench);
+    }
+}
+
+#[test]
+fn who_is_not_kept_out_is_not_read_beside() {
+    let mut bench = Bench::new();
+    let mut app = app(&bench, "DELETE", 4096);
+    let mut pages = started(&mut bench);
+    let mut keeper = App::open(&bench.path(), &[]);
+    app.insert(10);
+    let ours = Keeper(keeper.pid());
+    let mut refused = |bench: &mut Bench, keeper| {
+        let error = pages.seal(bench.now(), keeper).unwrap_err();
+        assert!(matches!(error, Error::Busy { .. }), "{error}");
+    };
+    refused(&mut bench, ours); // it has no lock
+    keeper.sql("BEGIN IMMEDIATE");
+    refused(&mut bench, ours); // it reserved the file only
+    keeper.sql("COMMIT");
+    keeper.sql("BEGIN EXCLUSIVE");
+    refused(&mut bench, Keeper(app.pid())); // somebody else has it
+    keeper.sql("COMMIT");
+    refused(&mut bench, ours); // it has let go
+    assert!(
+        cut(&mut bench, &mut pages) > 0,
+        "nothing was taken for read"
+    );
+    assert_equal(&bench);
+}
+
+/// The kernel is asked at the end as well: a keeper that ends in the middle lets a writer in.
+#[test]
+fn a_keeper_that_dies_spoils_no_commit() {
+    let mut bench = Bench::new();
+    let mut app = app(&bench, "DELETE", 512);
+    app.insert(6_000);
+    let mut pages = started(&mut bench);
+    let mut died = 0;
+    for round in 0..12 {
+        app.sql(&format!("UPDATE t SET v = randomblob({})", 100 + round));
+        let before = fs::read(bench.path()).unwrap();
+        let mut keeper = App::open(&bench.path(), &[]);
+        keeper.sql("BEGIN EXCLUSIVE");
+        let ours = Keeper(keeper.pid());
+        let writes = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                std::thread::sleep(Duration::from_micros(round * 200));
+                keeper.kill();
+                app.sql("UPDATE t SET v = randomblob(150)")
+            });
+            match pages.seal(bench.now(), ours) {
+                Ok(_) => assert!(bench.image() == before, "round {round}: two commits in one"),
+                Err(Error::Busy { .. }) => died += 1,
+                Err(error) => panic!("round {round}: {error}"),
+            }
+            writer.join().unwrap()
+        });
+        assert!(!writes.contains("error"), "{writes}");
+    }
+    assert!(died > 0, "no keeper died in time");
+    assert!(cut(&mut bench, &mut pages) > 0);
+    assert_equal(&bench);
+}

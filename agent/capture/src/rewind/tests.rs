@@ -48,10 +48,10 @@ fn prepared(dir: &Path) -> Prepared {
     job.must_fit(&file).unwrap();
     Site::of(&file).unwrap();
     let live = Connection::open(dir.join("app.db")).unwrap();
-    live.busy_timeout(Duration::from_millis(50)).unwrap();
     Prepared {
         source: job.open_source().unwrap(),
         live,
+        patience: Duration::from_millis(50),
     }
 }
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use sqlrep_capture::{Follower, LiveFile, Look, Options};
+use sqlrep_capture::{Follower, Keeper, LiveFile, Look, Options};
 use sqlrep_format::{Timestamp, Txid};
 use sqlrep_replica::Ownership;
-use sqlrep_spool::DatabaseSpool;
+use sqlrep_spool::{DatabaseSpool, Entry};
 use tokio::sync::oneshot;
 
 use crate::error::{Class, StageError};
@@ -37,9 +37,9 @@ pub(crate) enum Command {
     Cut(oneshot::Sender<Result<Option<Txid>, StageError>>),
     /// Write every page of the database as the next file.
     Full,
-    /// We hold the app's write lock: read and cut the last commit. Answers with its TXID, or with
-    /// nothing where it could not be read beside that lock.
-    Seal(oneshot::Sender<Result<Option<Txid>, StageError>>),
+    /// A process of ours keeps the app from committing: read and cut its last commit. Answers with
+    /// the TXID of that.
+    Seal(Keeper, oneshot::Sender<Result<Txid, StageError>>),
     /// The pod is gone: read the tail from the open descriptors, let go of everything, end.
     Drain(oneshot::Sender<Result<Option<Txid>, StageError>>),
     /// Let go of everything and end; the next thread resumes from the spool.
@@ -111,11 +111,11 @@ impl Capture {
         self.ask(Command::Cut(reply), answer).await
     }
 
-    /// Reads and cuts the last commit while nobody can make another one. `None`: it could not be
-    /// read beside the lock.
-    pub(crate) async fn seal(&self) -> Result<Option<Txid>, StageError> {
+    /// Reads and cuts the last commit while a process of ours keeps everybody from making another
+    /// one.
+    pub(crate) async fn seal(&self, keeper: Keeper) -> Result<Txid, StageError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Seal(reply), answer).await
+        self.ask(Command::Seal(keeper, reply), answer).await
     }
 
     /// Reads the tail and ends the thread.
@@ -293,8 +293,8 @@ impl Thread<'_> {
                         self.report(&error);
                     }
                 }
-                Some(Command::Seal(reply)) => {
-                    let sealed = self.seal(&mut session);
+                Some(Command::Seal(keeper, reply)) => {
+                    let sealed = self.seal(&mut session, keeper);
                     drop(reply.send(sealed)); // a caller that gave up wants no answer
                 }
                 Some(Command::Drain(reply)) => {
@@ -382,6 +382,11 @@ impl Thread<'_> {
 
     fn cut(&mut self, session: &mut Follower) -> Result<(), StageError> {
         let entry = session.cut(timestamp_now())?;
+        self.record(session, entry.as_ref());
+        Ok(())
+    }
+
+    fn record(&mut self, session: &Follower, entry: Option<&Entry>) {
         let now = Instant::now();
         self.pace.cut(now);
         self.pace.rest_until(now + session.peace());
@@ -401,7 +406,6 @@ impl Thread<'_> {
             }
         });
         self.measure(session);
-        Ok(())
     }
 
     fn read_and_cut(&mut self, session: &mut Follower) -> Result<Option<Txid>, StageError> {
@@ -427,17 +431,19 @@ impl Thread<'_> {
         Ok(())
     }
 
-    fn seal(&mut self, session: &mut Follower) -> Result<Option<Txid>, StageError> {
-        if session.reads_beside_writers() {
-            self.read_and_cut(session)?;
-        }
-        let all = session.step()?.frames == 0;
-        let position = self.job.spool.position().filter(|_| all);
-        let sealed = position.map(|position| position.txid);
-        if let Some(txid) = sealed {
-            self.job.spool.promise(txid);
-        }
-        Ok(sealed)
+    fn seal(&mut self, session: &mut Follower, keeper: Keeper) -> Result<Txid, StageError> {
+        self.step(session)?;
+        let entry = session.seal(timestamp_now(), keeper)?;
+        self.record(session, entry.as_ref());
+        let position = self.job.spool.position();
+        let txid = position.map(|position| position.txid).ok_or_else(|| {
+            let reason = "it has never been captured";
+            StageError::Ended {
+                reason: reason.to_owned(),
+            }
+        })?;
+        self.job.spool.promise(txid);
+        Ok(txid)
     }
 
     fn drain(&mut self, session: Follower) -> Result<Option<Txid>, StageError> {
@@ -525,9 +531,8 @@ impl Thread<'_> {
             match command {
                 Ok(Command::Touch) if removed => return false,
                 Ok(Command::Touch | Command::Full) => {}
-                Ok(Command::Cut(reply) | Command::Seal(reply)) => {
-                    drop(reply.send(Err(self.not_attached())));
-                }
+                Ok(Command::Cut(reply)) => drop(reply.send(Err(self.not_attached()))),
+                Ok(Command::Seal(_, reply)) => drop(reply.send(Err(self.not_attached()))),
                 Ok(Command::Drain(reply)) => {
                     drop(reply.send(self.drain_detached()));
                     return true;
