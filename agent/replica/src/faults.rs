@@ -28,6 +28,9 @@ use crate::{
     RestoreOptions, Store, manifest, points,
 };
 
+mod hangs;
+mod pieces;
+
 const EIO: i32 = 5;
 const EACCES: i32 = 13;
 const EEXIST: i32 = 17;
@@ -151,6 +154,17 @@ const SHIP: Operation = Operation {
     done: |dir, context| states(&replica(dir), BEGUN + 2, context),
 };
 
+/// The newest state has the content that it had, however often it was claimed since.
+fn unchanged(dir: &Path, context: &str) {
+    let out = scratch();
+    let path = out.path().join("db");
+    let destination = Destination::open(&path).unwrap();
+    let options = RestoreOptions::default();
+    restore::restore(&replica(dir), Point::Latest, &destination, &options, &()).unwrap();
+    let right = fs::read(path).unwrap() == history().file(BEGUN);
+    assert!(right, "{context}: the newest state is not what it was");
+}
+
 const CLAIM: Operation = Operation {
     name: "claim",
     prepare: nothing,
@@ -172,13 +186,7 @@ const CLAIM: Operation = Operation {
         let listing = replica(dir).list().unwrap();
         let head = listing.head().unwrap().get();
         assert!((BEGUN..=BEGUN + 1).contains(&head), "{context}: {head}");
-        let out = scratch();
-        let path = out.path().join("db");
-        let destination = Destination::open(&path).unwrap();
-        let options = RestoreOptions::default();
-        restore::restore(&replica(dir), Point::Latest, &destination, &options, &()).unwrap();
-        let right = fs::read(path).unwrap() == history().file(BEGUN);
-        assert!(right, "{context}: the newest state is not what it was");
+        unchanged(dir, context);
     },
     done: |dir, context| {
         let store = replica(dir);
@@ -550,16 +558,28 @@ fn read_all() -> Vec<(&'static str, Reading)> {
     ]
 }
 
+/// How many calls an operation that reads makes when nothing goes wrong.
+fn calls(run: Reading) -> usize {
+    let (dir, _) = world(&RETAIN);
+    let store = FaultyStore::new(replica(dir.path()));
+    run(&store, dir.path()).unwrap();
+    store.calls().len()
+}
+
+/// What holds whatever an operation that reads meets.
+fn kept(name: &str, dir: &Path, context: &str) {
+    if name == "claim" {
+        unchanged(dir, context);
+    } else {
+        states(&replica(dir), BEGUN, context);
+    }
+}
+
 #[test]
 fn whatever_a_read_of_a_share_gives_nothing_wrong_comes_of_it() {
     let mut tried = 0;
     for (name, run) in read_all() {
-        let calls = {
-            let (dir, _) = world(&RETAIN);
-            let store = FaultyStore::new(replica(dir.path()));
-            run(&store, dir.path()).unwrap();
-            store.calls().len()
-        };
+        let calls = calls(run);
         let wrongs = ERRNOS.map(Wrong::Errno).into_iter();
         let wrongs = wrongs.chain([Wrong::Short, Wrong::Flipped, Wrong::Stale]);
         for wrong in wrongs {
@@ -579,16 +599,7 @@ fn whatever_a_read_of_a_share_gives_nothing_wrong_comes_of_it() {
                     let named = text.contains(&place) || wrong == Wrong::Stale;
                     assert!(named, "{context}: no place: {text}");
                 }
-                let head = replica(dir.path()).list().unwrap().head().unwrap();
-                if name == "claim" {
-                    (CLAIM.holds)(dir.path(), &context);
-                } else {
-                    states(
-                        &replica(dir.path()),
-                        BEGUN,
-                        &format!("{context}, head {head}"),
-                    );
-                }
+                kept(name, dir.path(), &context);
                 let left = fs::read_dir(dir.path().join("out")).unwrap().count();
                 assert_eq!(left, 0, "{context}: something is left in the volume");
                 let again = FaultyStore::new(replica(dir.path()));

@@ -7,7 +7,6 @@ mod index;
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use sqlrep_format::ltx::{self, Checksums, Header, Tail};
@@ -29,15 +28,16 @@ pub(crate) struct Input<'s> {
     /// Its tail.
     pub(crate) tail: Tail,
     header_crc: u64,
-    bytes: Bytes<'s>,
+    store: &'s dyn Store,
+    bytes: Bytes,
 }
 
 #[derive(Debug)]
-enum Bytes<'s> {
+enum Bytes {
     /// Read piece by piece.
     Open(File),
     /// Opened for each piece: for merges of more files than a process may have open.
-    Closed(&'s dyn Store),
+    Closed,
     /// A small file, read at once: most files of a chain are, and on NFS each read is a journey.
     Whole(Vec<u8>),
 }
@@ -68,7 +68,7 @@ impl<'s> Input<'s> {
         let bytes = if size <= keep.whole_bytes_max {
             // Bounded by the line above, whatever the file claims to be.
             let mut whole = vec![0; usize::try_from(size).unwrap_or(0)];
-            read_exact_at(&opened, &path, 0, &mut whole)?;
+            read_exact_at(store, &opened, &path, 0, &mut whole)?;
             Bytes::Whole(whole)
         } else {
             Bytes::Open(opened)
@@ -86,15 +86,15 @@ impl<'s> Input<'s> {
         };
         let head_bytes = head.len().min(usize::try_from(size).unwrap_or(usize::MAX));
         let head = head.get_mut(..head_bytes).unwrap_or_default();
-        read(&bytes, file, &path, 0, head)?;
+        read(store, &bytes, file, &path, 0, head)?;
         let header = Header::decode(head).map_err(corrupt)?;
-        read(&bytes, file, &path, tail_offset, &mut tail)?;
+        read(store, &bytes, file, &path, tail_offset, &mut tail)?;
         let tail = ltx::parse_tail(&tail, size).map_err(corrupt)?;
         check(file, &header, &tail, &path)?;
         let mut crc = Crc64::new();
         crc.update(head);
         let bytes = match bytes {
-            Bytes::Open(_) if !keep.open => Bytes::Closed(store),
+            Bytes::Open(_) if !keep.open => Bytes::Closed,
             kept => kept,
         };
         let header_crc = crc.value();
@@ -104,13 +104,15 @@ impl<'s> Input<'s> {
             header,
             tail,
             header_crc,
+            store,
             bytes,
         })
     }
 
     /// Fills `buffer` from `offset`.
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
-        read(&self.bytes, &self.file, &self.path, offset, buffer)
+        let (store, path) = (self.store, &self.path);
+        read(store, &self.bytes, &self.file, path, offset, buffer)
     }
 
     /// The file is damaged.
@@ -184,15 +186,16 @@ fn check(file: &ReplicaFile, header: &Header, tail: &Tail, path: &Path) -> Resul
 }
 
 fn read(
-    bytes: &Bytes<'_>,
+    store: &dyn Store,
+    bytes: &Bytes,
     listed: &ReplicaFile,
     path: &Path,
     offset: u64,
     buffer: &mut [u8],
 ) -> Result<(), StoreError> {
     match bytes {
-        Bytes::Open(file) => read_exact_at(file, path, offset, buffer),
-        Bytes::Closed(store) => read_exact_at(&store.open(listed)?, path, offset, buffer),
+        Bytes::Open(file) => read_exact_at(store, file, path, offset, buffer),
+        Bytes::Closed => read_exact_at(store, &store.open(listed)?, path, offset, buffer),
         Bytes::Whole(whole) => {
             let end = offset.saturating_add(buffer.len() as u64);
             let range = usize::try_from(offset).ok().zip(usize::try_from(end).ok());
@@ -208,12 +211,14 @@ fn read(
 }
 
 fn read_exact_at(
+    store: &dyn Store,
     file: &File,
     path: &Path,
     offset: u64,
     buffer: &mut [u8],
 ) -> Result<(), StoreError> {
-    file.read_exact_at(buffer, offset)
+    store
+        .read_exact_at(file, buffer, offset)
         .map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
                 truncated(path, offset.saturating_add(buffer.len() as u64))

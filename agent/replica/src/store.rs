@@ -6,6 +6,7 @@ mod error;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use sqlrep_format::ltx::Level;
@@ -93,6 +94,11 @@ pub trait Store: Send + Sync + Debug {
     }
     /// Opens a file for reading.
     fn open(&self, file: &ReplicaFile) -> Result<File, StoreError>;
+    /// Fills `buffer` from an offset of a file that was opened here. A method, so that a test can let
+    /// one read in the middle of a file go wrong.
+    fn read_exact_at(&self, opened: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        opened.read_exact_at(buffer, offset)
+    }
     /// Publishes a file whole, or not at all, under a name that must be free; `timestamp` is that
     /// of its header. After an error the name may have been taken all the same: put again.
     fn put(

@@ -7,6 +7,7 @@
 
 pub mod chain;
 pub mod faulty;
+pub mod hang;
 pub mod peer;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +22,7 @@ use rustix::io::Errno;
 use sqlrep_format::Timestamp;
 
 use crate::durable::{Dir, Fs, OsFs};
+use hang::Hang;
 
 /// A directory for a test whose fsyncs prove nothing (the real ones do so in `durable::tests`), and
 /// of which there are thousands: in memory where there is such a place.
@@ -53,6 +55,8 @@ impl Loss {
 enum Fault {
     /// From this step on nothing happens any more.
     Crash(u64),
+    /// The step of this number does not answer until it is let go.
+    Hang(u64),
     /// The step of this number fails, once.
     Step {
         number: u64,
@@ -73,6 +77,7 @@ enum Fault {
 pub struct CrashFs {
     root: PathBuf,
     state: Mutex<State>,
+    hang: Hang,
 }
 
 #[derive(Debug, Default)]
@@ -98,7 +103,14 @@ impl CrashFs {
         Ok(Self {
             root: root.to_owned(),
             state: Mutex::new(state),
+            hang: Hang::default(),
         })
+    }
+
+    /// The step of this number (from 0) does not answer until [`Hang::release`].
+    pub fn hang_at(&self, step: u64) -> &Hang {
+        self.state().fault = Some(Fault::Hang(step));
+        &self.hang
     }
 
     /// From the step with this number on (from 0), nothing is done and everything fails.
@@ -166,6 +178,11 @@ impl CrashFs {
             Some(Fault::Crash(at)) if number >= at => {
                 self.state().fired = true;
                 Err(Errno::IO.into())
+            }
+            Some(Fault::Hang(at)) if number == at => {
+                self.state().fired = true;
+                self.hang.wait();
+                run()
             }
             Some(Fault::Step {
                 number: wanted,

@@ -5,7 +5,6 @@
 //! few headers are compared, and when one disagrees all are read.
 
 use sqlrep_format::ltx::{HEADER_BYTES, Header, Level};
-use std::os::unix::fs::FileExt;
 
 use crate::plan::plan;
 use crate::{Listing, Point, ReplicaFile, Store, StoreError};
@@ -72,6 +71,7 @@ fn agrees(store: &dyn Store, file: &ReplicaFile) -> bool {
 
 fn header(store: &dyn Store, file: &ReplicaFile) -> Option<Header> {
     let mut bytes = [0; HEADER_BYTES];
-    store.open(file).ok()?.read_exact_at(&mut bytes, 0).ok()?;
+    let opened = store.open(file).ok()?;
+    store.read_exact_at(&opened, &mut bytes, 0).ok()?;
     Header::decode(&bytes).ok()
 }

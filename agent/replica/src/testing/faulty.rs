@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use sqlrep_format::ltx::Level;
 use sqlrep_format::{Timestamp, TxidRange};
 
+use super::hang::Hang;
 use crate::{DirStore, Listing, Put, ReplicaFile, Store, StoreError};
 
 /// What goes wrong with one call.
@@ -15,12 +17,14 @@ use crate::{DirStore, Listing, Put, ReplicaFile, Store, StoreError};
 pub enum Wrong {
     /// It fails with this error number.
     Errno(i32),
-    /// An opened file ends in the middle.
+    /// An opened file ends in the middle; a read in the middle of one ends in its own.
     Short,
-    /// An opened file has a byte that is not its own.
+    /// An opened file, or what one read of it gives, has a byte that is not its own.
     Flipped,
     /// A listing is older than the newest file of each level.
     Stale,
+    /// It does not answer until it is let go.
+    Hang,
 }
 
 /// A [`DirStore`] of which one call goes wrong.
@@ -28,6 +32,7 @@ pub enum Wrong {
 pub struct FaultyStore {
     store: DirStore,
     state: Mutex<State>,
+    hang: Hang,
 }
 
 #[derive(Debug, Default)]
@@ -43,12 +48,19 @@ impl FaultyStore {
         Self {
             store,
             state: Mutex::default(),
+            hang: Hang::default(),
         }
     }
 
     /// The call of this number, from 0, goes wrong.
     pub fn fail(&self, call: usize, wrong: Wrong) {
         self.state().fault = Some((call, wrong));
+    }
+
+    /// The call of this number, from 0, does not answer until [`Hang::release`].
+    pub fn hang_at(&self, call: usize) -> &Hang {
+        self.fail(call, Wrong::Hang);
+        &self.hang
     }
 
     /// The calls so far.
@@ -73,12 +85,17 @@ impl FaultyStore {
         let wrong = state.fault.filter(|(call, _)| *call == number);
         let wrong = wrong.map(|(_, wrong)| wrong);
         let fits = match wrong {
-            Some(Wrong::Errno(_)) => true,
-            Some(Wrong::Short | Wrong::Flipped) => name == "open",
+            Some(Wrong::Errno(_) | Wrong::Hang) => true,
+            Some(Wrong::Short | Wrong::Flipped) => name == "open" || name == "read",
             Some(Wrong::Stale) => name.starts_with("list") || name == "ranges",
             None => false,
         };
         state.fired |= fits;
+        drop(state);
+        if wrong == Some(Wrong::Hang) {
+            self.hang.wait();
+            return None;
+        }
         wrong.filter(|_| fits)
     }
 
@@ -168,6 +185,26 @@ impl Store for FaultyStore {
                 spoiled(opened, wrong).map_err(StoreError::io("read", path))
             }
             None => self.store.open(file),
+        }
+    }
+
+    fn read_exact_at(&self, opened: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let middle = buffer.len() / 2;
+        match self.call("read") {
+            Some(Wrong::Errno(errno)) => Err(io::Error::from_raw_os_error(errno)),
+            Some(Wrong::Short) => {
+                let half = buffer.get_mut(..middle).unwrap_or_default();
+                opened.read_exact_at(half, offset)?;
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+            Some(_) => {
+                opened.read_exact_at(buffer, offset)?;
+                if let Some(byte) = buffer.get_mut(middle) {
+                    *byte ^= 0x10;
+                }
+                Ok(())
+            }
+            None => opened.read_exact_at(buffer, offset),
         }
     }
 
