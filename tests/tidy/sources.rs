@@ -17,10 +17,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("lz4_flex::", &["agent/format/src/ltx"]),
     ("rusqlite::", &["agent/capture/", "tests/"]),
     ("inotify::", &["agent/discover/src/watch"]),
-    (
-        "tonic::",
-        &["proto/", "agent/daemon/src/", "ctl/src/", "ctl/tests/"],
-    ),
+    ("tonic::", &["proto/", "agent/daemon/", "ctl/"]),
     (
         "kube::",
         &[

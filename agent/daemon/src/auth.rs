@@ -49,6 +49,9 @@ const CALLERS_MAX: usize = 256;
 /// Verdicts that are remembered: some namespaces for each caller.
 const VERDICTS_MAX: usize = 4096;
 
+/// A namespace's name has no more bytes; what has is neither asked about nor remembered.
+const NAMESPACE_BYTES_MAX: usize = 253;
+
 /// Namespaces that one call may ask about, one by one, for a caller who may not see all.
 const NAMESPACES_MAX: usize = 1000;
 
@@ -222,6 +225,11 @@ impl Caller {
         let Some(Known { user, guarded }) = &self.0 else {
             return Ok(true);
         };
+        if namespace.is_some_and(|name| name.len() > NAMESPACE_BYTES_MAX) {
+            return Err(Status::invalid_argument(format!(
+                "a namespace's name has at most {NAMESPACE_BYTES_MAX} bytes"
+            )));
+        }
         let question = Question {
             user: Arc::clone(user),
             deed,

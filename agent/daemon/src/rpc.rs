@@ -8,6 +8,7 @@ mod databases;
 mod deadline;
 mod guard;
 mod incoming;
+mod prompt;
 mod replicas;
 mod status;
 mod stream;
@@ -16,21 +17,26 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use hyper::Request;
 use sqlrep_pipeline::{Fleet, limits};
 use sqlrep_proto::v1;
 use sqlrep_proto::v1::agent_server::AgentServer;
 use sqlrep_proto::v1::databases_server::DatabasesServer;
 use sqlrep_proto::v1::replicas_server::ReplicasServer;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 use tonic::transport::server::Router;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tower::layer::util::{Identity as Bare, Stack};
 use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::util::MapRequestLayer;
 
 use crate::adopt::Notes;
 use crate::auth::Door;
 use crate::config::Config;
 use guard::Guard;
 use incoming::Incoming;
+use prompt::prompt;
 use stream::Streams;
 
 /// A request names at most some thousand databases.
@@ -42,14 +48,15 @@ const RESPONSE_BYTES_MAX: usize = 4 << 20;
 /// Calls of one connection that are worked on at once.
 const CALLS_PER_CONNECTION_MAX: usize = 32;
 
-/// Calls that are worked on at once in all.
+/// Calls that are worked on at once over TCP, and over each unix socket: root on the node is not kept out
+/// by whoever reaches a port.
 const CALLS_MAX: usize = 128;
 
 /// Connections that are open at once on one socket.
 const CONNECTIONS_MAX: usize = 64;
 
-/// How long a request may take to come, and an answer to begin: a takeover waits two minutes for a
-/// restore. A call holds one of [`CALLS_MAX`] places until then, and its caller has shown nothing yet.
+/// How long an answer may take to begin: a takeover waits two minutes for a restore. A call holds one of
+/// [`CALLS_MAX`] places until then.
 const CALL_TIMEOUT: Duration = Duration::from_secs(150);
 const _: () = assert!(CALL_TIMEOUT.as_secs() > limits::TAKEOVER_TIMEOUT.as_secs());
 
@@ -92,6 +99,12 @@ impl Node {
     }
 }
 
+/// What is done to a request on its way.
+type Map = fn(Request<Body>) -> Request<Body>;
+
+/// What a call passes: its place, and then the time that its message has.
+type Layers = Stack<MapRequestLayer<Map>, Stack<GlobalConcurrencyLimitLayer, Bare>>;
+
 /// The services, to be served on any number of sockets.
 #[derive(Clone, Debug)]
 pub(crate) struct Services {
@@ -117,7 +130,8 @@ impl Services {
         stop: CancellationToken,
     ) -> io::Result<()> {
         let incoming = Incoming::new(listener, CONNECTIONS_MAX);
-        let router = self.router(None).await?;
+        let calls = GlobalConcurrencyLimitLayer::new(CALLS_MAX);
+        let router = self.router(None, calls).await?;
         let served = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
         served.await.map_err(io::Error::other)
     }
@@ -130,7 +144,7 @@ impl Services {
         stop: CancellationToken,
     ) -> io::Result<()> {
         let incoming = Incoming::new(listener, CONNECTIONS_MAX);
-        let router = self.router(tls).await?;
+        let router = self.router(tls, self.calls.clone()).await?;
         let served = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
         served.await.map_err(io::Error::other)
     }
@@ -138,11 +152,8 @@ impl Services {
     async fn router(
         &self,
         tls: Option<ServerTlsConfig>,
-    ) -> io::Result<
-        Router<
-            tower::layer::util::Stack<GlobalConcurrencyLimitLayer, tower::layer::util::Identity>,
-        >,
-    > {
+        calls: GlobalConcurrencyLimitLayer,
+    ) -> io::Result<Router<Layers>> {
         let (health_reporter, health) = tonic_health::server::health_reporter();
         health_reporter
             .set_serving::<AgentServer<Guard<agent::Service>>>()
@@ -163,7 +174,8 @@ impl Services {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .timeout(CALL_TIMEOUT)
-            .layer(self.calls.clone());
+            .layer(calls)
+            .layer(MapRequestLayer::new(prompt as Map));
         if let Some(tls) = tls {
             server = server.tls_config(tls).map_err(io::Error::other)?;
         }

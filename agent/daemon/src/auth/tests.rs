@@ -100,6 +100,21 @@ async fn what_is_no_token_is_not_asked_about() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_namespace_of_a_megabyte_is_not_asked_about_nor_remembered() {
+    let judge = Counting {
+        allow: true,
+        ..Counting::default()
+    };
+    let verdicts = Arc::clone(&judge.verdicts);
+    let caller = caller(&Door::guarded(judge), "Bearer jane").await.unwrap();
+    let refused = caller.require(Deed::Sync, Some(&"x".repeat(1 << 20))).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(refused.message().len() < 100, "{refused}");
+    assert_eq!(verdicts.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_judge_that_hangs_is_not_waited_for() {
     let door = Door::guarded(Counting {
         hang: true,

@@ -9,6 +9,8 @@ use sqlrep_pipeline::{
 use sqlrep_proto::v1;
 use tonic::Status;
 
+use super::status::bounded;
+
 /// More databases are not on a node.
 const REFERENCES_MAX: usize = 4096;
 
@@ -30,13 +32,13 @@ pub(super) fn named(id: Option<v1::DatabaseId>) -> Result<DbId, Status> {
         .iter()
         .find(|part| part.is_empty() || part.contains('/'))
     {
-        return Err(Status::invalid_argument(format!(
-            "`{part}` is no part of a database's name"
-        )));
+        return Err(Status::invalid_argument(bounded(format!(
+            "{part:?} is no part of a database's name"
+        ))));
     }
     let text = format!("{}/{}/{}/{}", id.namespace, id.app, id.volume, id.path);
     text.parse()
-        .map_err(|error| Status::invalid_argument(format!("database {text:?}: {error}")))
+        .map_err(|error| Status::invalid_argument(bounded(format!("database {text:?}: {error}"))))
 }
 
 /// The identities that a request names: at least one.

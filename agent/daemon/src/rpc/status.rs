@@ -17,9 +17,21 @@ pub(super) fn code(error: &CommandError) -> Code {
     }
 }
 
+/// What a message may have of characters: a header holds it, escaped, and clients take 16 KiB of those.
+const MESSAGE_CHARS_MAX: usize = 1000;
+
+/// A message of bounded length, which may have in it what a caller has sent.
+pub(super) fn bounded(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
 /// The error as the end of a call.
 pub(super) fn of(error: &CommandError) -> Status {
-    Status::new(code(error), error.to_string())
+    Status::new(code(error), bounded(error.to_string()))
 }
 
 /// The error as the end of one database of a call on several.

@@ -1,14 +1,15 @@
 //! Answers that are streams: bounded in number and in queue, and ended by deadline, departure of
-//! the caller, or the agent's own end.
+//! the caller, a caller who stays and takes nothing, or the agent's own end.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
@@ -21,8 +22,16 @@ const STREAMS_MAX: usize = 128;
 /// Messages that wait for a slow caller.
 const QUEUE: usize = 8;
 
+/// How long a message may wait for a caller who takes none: it holds one of [`STREAMS_MAX`] places,
+/// [`QUEUE`] messages, and a restore a thread and as much of the node's disk as the database has.
+/// Looked at once in so long, so that who stops reading is known for it after one to two of these.
+const TAKEN_WITHIN: Duration = Duration::from_mins(5);
+
 /// A stream of answers.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What goes through the queue: a message, or the end and what is wrong.
+type Item<T> = Result<T, Option<Status>>;
 
 /// Starts streams; clones share the bound.
 #[derive(Clone, Debug)]
@@ -33,7 +42,7 @@ pub(crate) struct Streams {
 
 /// Where the work of a stream puts its messages.
 #[derive(Clone, Debug)]
-pub(super) struct Sink<T>(mpsc::Sender<Result<T, Status>>);
+pub(super) struct Sink<T>(mpsc::Sender<Item<T>>);
 
 /// The caller went away: the work is for nobody.
 #[derive(Debug)]
@@ -92,25 +101,127 @@ impl Streams {
                 "{STREAMS_MAX} streams are open already; try again when some have ended"
             ))
         })?;
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, messages) = mpsc::channel(QUEUE);
         let work = work(Sink(sender.clone()));
         let (deadline, stop) = (deadline::of(metadata), self.stop.clone());
-        tokio::spawn(async move {
-            let _permit = permit;
-            let end = tokio::select! {
+        let end = async move {
+            tokio::select! {
                 end = work => end,
-                () = sender.closed() => Err(Broken::Left),
                 () = until(deadline) => {
                     Err(Status::deadline_exceeded("the time that the caller gave is over").into())
                 }
                 () = stop.cancelled() => Err(Status::unavailable("the agent stops").into()),
-            };
-            if let Err(Broken::Status(status)) = end {
+            }
+        };
+        let queue = Arc::new(Mutex::new(Queue::Open {
+            messages,
+            taken: 0,
+            _permit: permit,
+        }));
+        let seen = Arc::downgrade(&queue);
+        tokio::spawn(async move {
+            let all_taken = async {
+                let end = match end.await {
+                    Ok(()) => None,
+                    Err(Broken::Status(status)) => Some(status),
+                    Err(Broken::Left) => return,
+                };
                 // A caller that went away meanwhile needs no status.
-                drop(sender.send(Err(status)).await);
+                drop(sender.send(Err(end)).await);
+                sender.closed().await;
+            };
+            // Whichever comes first: what is left of the work is dropped, and lets go of what it holds.
+            tokio::select! {
+                () = all_taken => {}
+                () = sender.closed() => {}
+                () = not_taken(&seen) => cut(&seen),
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(Box::pin(Taken(queue))))
+    }
+}
+
+/// What waits for the caller. It holds the place of its stream until all of it is taken.
+#[derive(Debug)]
+enum Queue<T> {
+    /// Messages, those that were taken counted.
+    Open {
+        messages: mpsc::Receiver<Item<T>>,
+        taken: u64,
+        _permit: OwnedSemaphorePermit,
+    },
+    /// Nothing but why.
+    Cut(Status),
+    /// Nothing.
+    Ended,
+}
+
+/// The caller's side of a stream.
+#[derive(Debug)]
+struct Taken<T>(Arc<Mutex<Queue<T>>>);
+
+impl<T> Stream for Taken<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // Poison says that a thread panicked in here; no state of the queue is half of one.
+        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = match &mut *queue {
+            Queue::Open {
+                messages, taken, ..
+            } => match messages.poll_recv(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(message))) => {
+                    *taken += 1;
+                    return Poll::Ready(Some(Ok(message)));
+                }
+                Poll::Ready(Some(Err(end))) => end,
+                Poll::Ready(None) => Some(Status::internal(
+                    "the answer ended before its end; this is a bug",
+                )),
+            },
+            Queue::Cut(status) => Some(status.clone()),
+            Queue::Ended => None,
+        };
+        *queue = Queue::Ended;
+        Poll::Ready(end.map(Err))
+    }
+}
+
+/// Returns when something waited for all of this time, and nothing was taken meanwhile.
+async fn not_taken<T>(queue: &Weak<Mutex<Queue<T>>>) {
+    loop {
+        let before = waiting(queue);
+        sleep(TAKEN_WITHIN).await;
+        if before.is_some() && before == waiting(queue) {
+            return;
+        }
+    }
+}
+
+/// How many messages were taken, if there are more that wait.
+fn waiting<T>(queue: &Weak<Mutex<Queue<T>>>) -> Option<u64> {
+    let queue = queue.upgrade()?;
+    let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*queue {
+        Queue::Open {
+            messages, taken, ..
+        } => (!messages.is_empty()).then_some(*taken),
+        Queue::Cut(_) | Queue::Ended => None,
+    }
+}
+
+/// Lets go of what waits; should the caller ever read on, it finds out why.
+fn cut<T>(queue: &Weak<Mutex<Queue<T>>>) {
+    let because = format!(
+        "the caller took nothing of this answer for {} s, so its work was ended; call again, and read \
+         what comes",
+        TAKEN_WITHIN.as_secs()
+    );
+    tracing::info!("{because}");
+    if let Some(queue) = queue.upgrade() {
+        let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        *queue = Queue::Cut(Status::cancelled(because));
     }
 }
 
@@ -120,3 +231,6 @@ async fn until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

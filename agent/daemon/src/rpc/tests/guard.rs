@@ -51,6 +51,9 @@ impl Judge for Fake {
 
 fn with_token<M>(message: M, token: &str) -> Request<M> {
     let mut request = Request::new(message);
+    if token.is_empty() {
+        return request;
+    }
     let value = format!("Bearer {token}").parse().unwrap();
     request.metadata_mut().insert("authorization", value);
     request
@@ -179,18 +182,53 @@ async fn every_call_names_the_permission_that_is_missing() {
 #[tokio::test]
 async fn without_a_token_or_with_a_wrong_one_nothing_is_said() {
     let served = Served::behind(Door::guarded(Fake::default())).await;
-    for (name, result) in each_call(&served.tcp, "stolen").await {
-        let status = result.unwrap_err();
-        assert_eq!(status.code(), Code::Unauthenticated, "{name}: {status}");
-        assert!(
-            status.message().contains("audience sqlrep"),
-            "{name}: {status}"
-        );
+    for token in ["", "stolen"] {
+        for (name, result) in each_call(&served.tcp, token).await {
+            let status = result.unwrap_err();
+            assert_eq!(status.code(), Code::Unauthenticated, "{name}: {status}");
+            assert!(
+                status.message().contains("audience sqlrep"),
+                "{name}: {status}"
+            );
+        }
     }
-    let bare = AgentClient::new(served.tcp.clone())
-        .info(v1::InfoRequest {})
-        .await;
-    assert_eq!(bare.unwrap_err().code(), Code::Unauthenticated);
+}
+
+/// The permission that the contract's README asks for a call: "verb resource".
+fn permission(call: &str) -> String {
+    let readme = include_str!("../../../../../proto/README.md");
+    let named = format!("`{call}`");
+    let row = readme
+        .lines()
+        .find(|line| line.starts_with("| ") && line.contains(&named))
+        .unwrap_or_else(|| panic!("{call} has no row"));
+    let cells: Vec<_> = row.split('|').map(str::trim).collect();
+    format!(
+        "{} {}",
+        cells[2].trim_matches('`'),
+        cells[3].trim_matches('`')
+    )
+}
+
+/// Whoever may do one thing may do that, and nothing else.
+#[tokio::test]
+async fn each_call_asks_for_its_own_permission() {
+    let nobody = Served::behind(Door::guarded(Fake::default())).await;
+    let calls = each_call(&nobody.tcp, "good").await;
+    let wanted: BTreeSet<String> = calls.iter().map(|(name, _)| permission(name)).collect();
+    assert_eq!(wanted.len(), 10, "{wanted:?}");
+    for granted in &wanted {
+        let judge = Fake::default();
+        for place in ["media", "*"] {
+            judge.grant(&format!("{granted} {place}"));
+        }
+        let served = Served::behind(Door::guarded(judge)).await;
+        for (name, result) in each_call(&served.tcp, "good").await {
+            let refused = result.is_err_and(|status| status.code() == Code::PermissionDenied);
+            let mine = permission(name) == *granted;
+            assert_eq!(refused, !mine, "{name} with the permission to {granted}");
+        }
+    }
 }
 
 /// Whoever opens the socket is root on the node; probes and tools bring no token.
