@@ -3,13 +3,15 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use sqlrep_tests::ctl::Ctl;
-use sqlrep_tests::{Agent, AgentOptions, Workload, World, say, scenario, wait};
+use sqlrep_tests::process::Process;
+use sqlrep_tests::{Agent, AgentOptions, Sqlite, Workload, World, say, scenario, wait};
 
 use crate::binaries;
 use crate::damage::free_port;
@@ -31,6 +33,14 @@ fn served(world: &World) -> Result<(Agent, Scene, u16, Ctl)> {
     let ctl = Ctl::new(&world.binaries.ctl, Some(format!("127.0.0.1:{port}")));
     ensure!(ctl.list()?.len() == 1, "the port is not served");
     Ok((agent, scene, port, ctl))
+}
+
+/// Files that an agent has open and nobody else can see: those of restores on their way to callers.
+fn scratch(agent: &Agent) -> Result<usize> {
+    let open = fs::read_dir(format!("/proc/{}/fd", agent.pid()))?;
+    let open = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let scratch = |path: &std::path::PathBuf| path.to_string_lossy().ends_with(" (deleted)");
+    Ok(open.filter(scratch).count())
 }
 
 fn descriptors(agent: &Agent) -> Result<usize> {
@@ -122,5 +132,42 @@ fn a_thousand_callers_at_once_are_answered_in_bounded_memory_and_descriptors() {
         ensure!(grown < memory + (32 << 10), "{grown} KiB");
         ensure!(ctl.list()?.len() == 1, "it serves no more");
         scene.prove_equal(world, &agent)
+    });
+}
+
+#[test]
+fn a_restore_that_nobody_reads_hinders_nobody_and_ends_with_its_caller() {
+    scenario("wire-unread", binaries(), |world| {
+        let (agent, scene, port, ctl) = served(world)?;
+        Sqlite::once(
+            &scene.db,
+            "CREATE TABLE big (x); INSERT INTO big SELECT randomblob(1000000) FROM \
+             generate_series(1, 64);",
+        )?;
+        agent.ctl().sync(&scene.reference)?;
+        let before = scratch(&agent)?;
+        let mut command = Command::new(&world.binaries.ctl);
+        command.args(["--agent", &format!("127.0.0.1:{port}"), "restore"]);
+        command
+            .args([&scene.reference, "-o"])
+            .arg(world.path("never.db"));
+        let mut caller = Process::logged("a client", &mut command, &world.path("ctl.log"))?;
+        while scratch(&agent)? == before {
+            ensure!(
+                caller.ended()?.is_none(),
+                "it ended before it could be stopped"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        caller.signal(Signal::STOP)?;
+        std::thread::sleep(Duration::from_secs(1));
+        ensure!(scratch(&agent)? == before + 1, "it had read all of it");
+        ensure!(ctl.list()?.len() == 1, "others wait for it");
+        agent.ctl().sync(&scene.reference)?;
+        caller.kill()?;
+        wait(
+            "the restore is let go of",
+            || Ok(scratch(&agent)? == before),
+        )
     });
 }
