@@ -41,6 +41,30 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) agent: Option<String>,
+    /// Who signed the certificate of an agent that serves TLS: a file of PEM
+    #[arg(long, global = true, value_name = "FILE", env = "SQLREP_TLS_CA",
+        requires_all = ["tls_cert", "tls_key"], help_heading = "Global options")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Our own certificate for it, signed by the agent's --client-ca
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "SQLREP_TLS_CERT",
+        requires = "tls_ca",
+        help_heading = "Global options"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The key of our certificate
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "SQLREP_TLS_KEY",
+        requires = "tls_ca",
+        help_heading = "Global options"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
     /// The context of the kubeconfig; without --agent agents are reached through the cluster
     #[arg(
         long,

@@ -4,6 +4,7 @@ mod convert;
 mod download;
 mod endpoint;
 mod status;
+mod tls;
 mod work;
 
 use std::ffi::OsStr;
@@ -19,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use self::download::Download;
 pub(crate) use self::endpoint::Endpoint;
+pub(crate) use self::tls::Tls;
 pub(crate) use self::work::{QuickCheck, Step, Verified};
 use crate::database::{Database, Id, Replica, Wanted};
 use crate::failure::{Failure, Result};
@@ -313,11 +315,11 @@ impl Client {
 
 /// The header that proves who asks; never sent in the clear to another machine.
 fn bearer(token: &OsStr, endpoint: &Endpoint) -> Result<MetadataValue<Ascii>> {
-    if !endpoint.is_local() {
+    if !endpoint.is_private() {
         return Err(Failure::usage(format!(
             "SQLREP_TOKEN would cross the network in the clear to {endpoint}"
         ))
-        .hint("forward the port to this machine, or unset SQLREP_TOKEN"));
+        .hint("use TLS (--tls-ca), forward the port to this machine, or unset SQLREP_TOKEN"));
     }
     let token = token
         .to_str()

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::args::{Global, PointArgs};
-use crate::client::Endpoint;
+use crate::client::{Endpoint, Tls};
 use crate::cluster;
 use crate::database::Wanted;
 use crate::failure::{Failure, Result};
@@ -84,10 +84,16 @@ fn named_agent(global: &Global, environment: &Environment) -> Result<Option<Endp
         },
         (None, None) => return Ok(None),
     };
-    let endpoint = text
+    let endpoint: Endpoint = text
         .parse()
         .map_err(|error| Failure::usage(format!("{from}: {error}")))?;
-    Ok(Some(endpoint))
+    match (&global.tls_ca, &global.tls_cert, &global.tls_key) {
+        (Some(ca), Some(cert), Some(key)) => {
+            let (ca, cert, key) = (ca.clone(), cert.clone(), key.clone());
+            endpoint.with_tls(Tls { ca, cert, key }).map(Some)
+        }
+        _ => Ok(Some(endpoint)),
+    }
 }
 
 /// The directory if one is given, else the agents. What was typed wins over the environment.
@@ -129,6 +135,9 @@ mod tests {
     fn global(agent: Option<&str>) -> Global {
         Global {
             agent: agent.map(str::to_owned),
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
             timeout: None,
             context: None,
             kubeconfig: None,

@@ -32,6 +32,7 @@ mod spine;
 mod steps;
 mod takeover;
 mod target;
+mod tls;
 mod users;
 mod vanish;
 mod verbs;

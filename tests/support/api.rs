@@ -62,6 +62,10 @@ struct State {
     bookmarks: u64,
     /// Method, path and query of each request.
     requests: Vec<String>,
+    /// The tokens it knows, and whose they are.
+    tokens: Vec<(String, String)>,
+    /// What it was asked about somebody's permissions.
+    reviews: Vec<Value>,
 }
 
 impl Shared {
@@ -84,6 +88,8 @@ impl ApiServer {
                 cuts: 0,
                 bookmarks: 0,
                 requests: Vec::new(),
+                tokens: Vec::new(),
+                reviews: Vec::new(),
             }),
             changed: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -186,6 +192,17 @@ impl ApiServer {
         self.change(|state| state.bookmarks += 1);
     }
 
+    /// Knows a token, and whose it is; that user may do everything.
+    pub fn know(&self, token: &str, user: &str) {
+        let known = (token.to_owned(), user.to_owned());
+        self.shared.state().tokens.push(known);
+    }
+
+    /// What it was asked about permissions: the `spec` of each SubjectAccessReview.
+    pub fn reviews(&self) -> Vec<Value> {
+        self.shared.state().reviews.clone()
+    }
+
     /// The requests so far, as `GET /path?query`.
     pub fn requests(&self) -> Vec<String> {
         self.shared.state().requests.clone()
@@ -254,6 +271,9 @@ fn answer(state: &mut State, request: &Request) -> (u16, Value) {
     if state.refused.contains(&resource) {
         return (403, status(403, "Forbidden"));
     }
+    if request.method == "POST" && resource.ends_with("reviews") {
+        return review(state, &resource, &request.body);
+    }
     let store = &mut state.store;
     let place = Place::new(&resource, &namespace, &name);
     match request.method.as_str() {
@@ -294,6 +314,26 @@ fn answer(state: &mut State, request: &Request) -> (u16, Value) {
         },
         _ => (405, status(405, "MethodNotAllowed")),
     }
+}
+
+/// Whose a token is, and whether somebody may do something: whoever is known may.
+fn review(state: &mut State, resource: &str, body: &[u8]) -> (u16, Value) {
+    let Ok(mut object) = serde_json::from_slice::<Value>(body) else {
+        return (400, status(400, "BadRequest"));
+    };
+    if resource == "tokenreviews" {
+        let token = object["spec"]["token"].as_str().unwrap_or_default();
+        let known = state.tokens.iter().find(|(known, _)| known == token);
+        object["status"] = match known {
+            Some((_, user)) => json!({"authenticated": true, "user": {"username": user},
+                "audiences": object["spec"]["audiences"]}),
+            None => json!({"authenticated": false}),
+        };
+    } else {
+        state.reviews.push(object["spec"].clone());
+        object["status"] = json!({"allowed": true});
+    }
+    (201, object)
 }
 
 /// RFC 7386, as far as events need it.

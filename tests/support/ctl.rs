@@ -31,6 +31,7 @@ pub mod exit {
 pub struct Ctl {
     bin: PathBuf,
     agent: Option<String>,
+    env: Vec<(String, String)>,
 }
 
 impl Ctl {
@@ -39,7 +40,15 @@ impl Ctl {
         Self {
             bin: bin.into(),
             agent,
+            env: Vec::new(),
         }
+    }
+
+    /// With another variable in its environment.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
     }
 
     /// Whether it has no agent to talk to.
@@ -53,7 +62,7 @@ impl Ctl {
         if let Some(agent) = &self.agent {
             command.args(["--agent", agent]);
         }
-        command.args(args);
+        command.args(args).envs(self.env.iter().cloned());
         let output = output(&mut command)?;
         Ok(Said {
             line: format!("{command:?}"),

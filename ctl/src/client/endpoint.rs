@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Uri};
 
+use super::tls::Tls;
 use crate::cluster::Forward;
 use crate::failure::{Failure, Result};
 
@@ -34,6 +35,8 @@ pub(crate) enum Endpoint {
         host: String,
         /// The port.
         port: u16,
+        /// With what TLS; without it in the clear.
+        tls: Option<Box<Tls>>,
     },
     /// The pod of an agent, through the cluster's API.
     Pod(Box<Forward>),
@@ -75,6 +78,7 @@ impl FromStr for Endpoint {
         Ok(Self::Tcp {
             host: host.to_owned(),
             port,
+            tls: None,
         })
     }
 }
@@ -83,18 +87,32 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
             Self::Pod(forward) => forward.fmt(f),
         }
     }
 }
 
 impl Endpoint {
-    /// Whether nobody on the way can read what is sent there: it stays on this machine, or goes
-    /// through the API server's TLS.
-    pub(super) fn is_local(&self) -> bool {
+    /// The same by TLS.
+    pub(crate) fn with_tls(self, tls: Tls) -> Result<Self> {
         match self {
-            Self::Unix(_) | Self::Pod(_) => true,
+            Self::Tcp { host, port, .. } => Ok(Self::Tcp {
+                host,
+                port,
+                tls: Some(Box::new(tls)),
+            }),
+            Self::Unix(_) | Self::Pod(_) => Err(Failure::usage(format!(
+                "--tls-ca: {self} is no HOST:PORT, and TLS is for those"
+            ))),
+        }
+    }
+
+    /// Whether nobody on the way can read what is sent there: it stays on this machine, or goes
+    /// through TLS, the agent's or the API server's.
+    pub(super) fn is_private(&self) -> bool {
+        match self {
+            Self::Unix(_) | Self::Pod(_) | Self::Tcp { tls: Some(_), .. } => true,
             Self::Tcp { host, .. } => {
                 let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
                 host == "localhost" || address.is_ok_and(|address| address.is_loopback())
@@ -107,15 +125,30 @@ impl Endpoint {
         let uri = match self {
             // The authority of a socket or a pod is never resolved.
             Self::Unix(_) | Self::Pod(_) => "http://agent.invalid".to_owned(),
-            Self::Tcp { host, port } => format!("http://{host}:{port}"),
+            Self::Tcp { host, port, tls } => {
+                let scheme = if tls.is_some() { "https" } else { "http" };
+                format!("{scheme}://{host}:{port}")
+            }
         };
-        let road = Channel::from_shared(uri)
+        let mut road = Channel::from_shared(uri)
             .map_err(|error| Failure::usage(format!("{self} is no address")).caused_by(error))?
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER)
             .user_agent(concat!("sqlrepctl/", env!("CARGO_PKG_VERSION")))
             .map_err(|error| Failure::failed("cannot name ourselves").caused_by(error))?;
+        if let Self::Tcp {
+            host,
+            tls: Some(tls),
+            ..
+        } = self
+        {
+            let with = road.tls_config(tls.config(host)?);
+            road = with.map_err(|error| {
+                Failure::usage("--tls-ca, --tls-cert, --tls-key: not what TLS takes")
+                    .caused_by(error)
+            })?;
+        }
         let connected = match self {
             Self::Unix(path) => {
                 let path = path.clone();
@@ -153,7 +186,12 @@ impl Endpoint {
             },
             ToString::to_string,
         );
+        let tls = match self {
+            Self::Tcp { tls: Some(tls), .. } => tls.hint(&because),
+            _ => None,
+        };
         let hint = match (self, kind) {
+            _ if tls.is_some() => tls.unwrap_or_default(),
             (Self::Unix(path), Some(io::ErrorKind::NotFound)) => format!(
                 "there is no socket {0}: start the agent with --listen unix:{0}, or name the \
                  socket it has",
@@ -236,10 +274,21 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_and_sockets_are_local() {
-        let local = |text: &str| text.parse::<Endpoint>().unwrap().is_local();
+    fn only_loopback_and_sockets_are_private_without_tls() {
+        let local = |text: &str| text.parse::<Endpoint>().unwrap().is_private();
         assert!(local("unix:/x") && local("localhost:1") && local("127.0.0.9:1"));
         assert!(local("[::1]:1"));
         assert!(!local("10.0.0.1:1") && !local("agent.example:1"));
+        let tls = || Tls {
+            ca: PathBuf::from("a"),
+            cert: PathBuf::from("c"),
+            key: PathBuf::from("k"),
+        };
+        let with = |text: &str| text.parse::<Endpoint>().unwrap().with_tls(tls());
+        assert!(with("10.0.0.1:1").unwrap().is_private());
+        assert_eq!(
+            with("unix:/x").unwrap_err().exit,
+            crate::failure::Exit::Usage
+        );
     }
 }
