@@ -1,11 +1,13 @@
 //! `/metrics` in the Prometheus text format, rendered from the fleet's own list at each scrape:
 //! there is no second set of books to keep.
 
+mod timing;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sqlrep_pipeline::{DatabaseStatus, Fleet, QuickCheck, RootHealth, State};
+use sqlrep_pipeline::{DatabaseStatus, Fleet, Histogram, NfsCalls, QuickCheck, RootHealth, State};
 
 /// The content type of the format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -25,6 +27,10 @@ pub(crate) struct Snapshot {
     pub(crate) spool_bytes_max: u64,
     /// Databases that were not read to the end.
     pub(crate) unread_ends: u64,
+    /// Calls on replicas.
+    pub(crate) nfs: Vec<NfsCalls>,
+    /// How long restores took.
+    pub(crate) restores: Histogram,
     /// When it was taken.
     pub(crate) now: SystemTime,
 }
@@ -40,6 +46,8 @@ impl Snapshot {
             spool_bytes: fleet.pending_bytes(),
             spool_bytes_max: config.spool_bytes_max,
             unread_ends: fleet.unread_ends(),
+            nfs: fleet.nfs_calls(),
+            restores: fleet.restore_durations(),
             now: SystemTime::now(),
         }
     }
@@ -50,6 +58,7 @@ impl Snapshot {
 enum Kind {
     Gauge,
     Counter,
+    Histogram,
 }
 
 /// One metric of a database.
@@ -318,6 +327,8 @@ pub(crate) fn render(all: &Snapshot) -> String {
     let help = "Databases that ended with their pod before they were read to the end.";
     heading(&mut page, unread, Kind::Counter, help);
     sample(&mut page, unread, "", float(all.unread_ends));
+    timing::nfs(&mut page, &all.nfs);
+    timing::restores(&mut page, &all.restores);
     states(&mut page, all);
     let rows = one_row_each(&all.rows);
     for metric in &PER_DATABASE {
@@ -369,6 +380,7 @@ fn heading(page: &mut String, name: &str, kind: Kind, help: &str) {
     let kind = match kind {
         Kind::Gauge => "gauge",
         Kind::Counter => "counter",
+        Kind::Histogram => "histogram",
     };
     writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String takes all");
 }
@@ -405,6 +417,17 @@ mod tests {
             spool_bytes: 5,
             spool_bytes_max: 10 << 30,
             unread_ends: 0,
+            nfs: vec![NfsCalls {
+                op: sqlrep_pipeline::NfsOp::Put,
+                took: Histogram {
+                    buckets: [1, 1, 2, 2, 2, 2, 2, 2],
+                    count: 3,
+                    sum: Duration::from_millis(90_500),
+                },
+                errors: 1,
+                running: 4,
+            }],
+            restores: Histogram::default(),
             now: UNIX_EPOCH + Duration::from_secs(1_000_010),
         }
     }
@@ -425,13 +448,19 @@ mod tests {
         for line in page.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').unwrap();
-                assert!(["gauge", "counter"].contains(&kind), "{line}");
+                assert!(["gauge", "counter", "histogram"].contains(&kind), "{line}");
                 assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
                 assert!(typed.insert(name.to_owned()), "{name} is declared twice");
             } else if !line.starts_with("# HELP ") {
                 let (series, value) = line.rsplit_once(' ').unwrap();
                 let name = series.split('{').next().unwrap();
-                assert!(typed.contains(name), "{line} comes before its type");
+                let family = ["_bucket", "_sum", "_count"].iter();
+                let family = family.filter_map(|part| name.strip_suffix(part));
+                let mut known = family.chain([name]);
+                assert!(
+                    known.any(|name| typed.contains(name)),
+                    "{line} comes before its type"
+                );
                 samples.push((series.to_owned(), value.parse().unwrap()));
             }
         }
@@ -466,6 +495,39 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert!((value(&build) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_histogram_counts_up_to_everything() {
+        let samples = parse(&render(&snapshot(Vec::new())));
+        let put: Vec<_> = samples
+            .iter()
+            .filter(|(series, _)| series.starts_with("sqlrep_nfs_") && series.contains("put"))
+            .map(|(series, value)| format!("{series} {value}"))
+            .collect();
+        let of = "sqlrep_nfs_op_duration_seconds";
+        assert!(
+            put.contains(&format!("{of}_bucket{{op=\"put\",le=\"0.001\"}} 1")),
+            "{put:?}"
+        );
+        assert!(
+            put.contains(&format!("{of}_bucket{{op=\"put\",le=\"60\"}} 2")),
+            "{put:?}"
+        );
+        assert!(
+            put.contains(&format!("{of}_bucket{{op=\"put\",le=\"+Inf\"}} 3")),
+            "{put:?}"
+        );
+        assert!(
+            put.contains(&format!("{of}_sum{{op=\"put\"}} 90.5")),
+            "{put:?}"
+        );
+        assert!(
+            put.contains(&format!("{of}_count{{op=\"put\"}} 3")),
+            "{put:?}"
+        );
+        assert!(put.contains(&"sqlrep_nfs_errors_total{op=\"put\"} 1".to_owned()));
+        assert!(put.contains(&"sqlrep_nfs_ops_running{op=\"put\"} 4".to_owned()));
     }
 
     #[test]

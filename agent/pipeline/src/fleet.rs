@@ -27,6 +27,7 @@ use crate::root::{RootHealth, RootMemory, RootWatch};
 use crate::stage::capture::{Capture, timestamp_now};
 use crate::status::{Board, DatabaseStatus, State};
 use crate::target::TargetMemory;
+use crate::timing::{Durations, Histogram, Meter, NfsCalls};
 use crate::{Key, PodIdentity, Settings, Volume, limits};
 
 /// What a fleet needs to know to begin.
@@ -124,6 +125,10 @@ pub(crate) struct Context {
     insisted: Mutex<HashSet<DbId>>,
     patience: Mutex<Patience>,
     unread: unread::Unread,
+    /// The calls on all replicas.
+    pub(crate) nfs: Meter,
+    /// The restores that went well.
+    pub(crate) restores: Durations,
     /// Since when this process has the node: temp files of restores that are older are nobody's.
     pub(crate) since: Timestamp,
     /// Where databases are looked at.
@@ -281,7 +286,9 @@ impl Fleet {
         empty_dir(&config.scratch_dir())?;
         let spool = Arc::new(spool);
         let root = RootWatch::new(config.replica_root.clone(), Arc::clone(&spool));
-        let home = Home::root(root.clone(), config.replica_owner).map_err(StartError::Lanes)?;
+        let nfs = Meter::default();
+        let home = Home::root(root.clone(), config.replica_owner, nfs.clone());
+        let home = home.map_err(StartError::Lanes)?;
         let context = Context {
             since: timestamp_now(),
             home,
@@ -296,6 +303,8 @@ impl Fleet {
             insisted: Mutex::default(),
             patience: Mutex::default(),
             unread: unread::Unread::default(),
+            nfs,
+            restores: Durations::default(),
             benches: Benches::new(config.scratch_dir()),
             ready: watch::Sender::new(false),
             config,
@@ -513,6 +522,16 @@ impl Fleet {
         let lane = self.context.home.bulk();
         lane.run(limits::LIST_TIMEOUT, probe).await?;
         Ok(())
+    }
+
+    /// The calls on replicas since the start, by operation.
+    pub fn nfs_calls(&self) -> Vec<NfsCalls> {
+        self.context.nfs.so_far()
+    }
+
+    /// How long restores into volumes of pods took, since the start.
+    pub fn restore_durations(&self) -> Histogram {
+        self.context.restores.so_far()
     }
 
     /// Bytes in the spool that wait to be shipped.

@@ -14,6 +14,7 @@ use crate::limits;
 use crate::remote::{Remote, Whose};
 use crate::root::RootWatch;
 use crate::target::TargetWatch;
+use crate::timing::{Meter, NfsOp};
 
 /// A place for replicas; clones share it. Its threads end with the last clone.
 #[derive(Clone, Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct Home(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     kind: Kind,
+    meter: Meter,
     ship: Lane,
     bulk: Lane,
     upkeep: Lane,
@@ -46,9 +48,14 @@ enum Kind {
 
 impl Home {
     /// The agent's root.
-    pub(crate) fn root(watch: RootWatch, owner: Option<Identity>) -> io::Result<Self> {
+    pub(crate) fn root(
+        watch: RootWatch,
+        owner: Option<Identity>,
+        meter: Meter,
+    ) -> io::Result<Self> {
         Ok(Self(Arc::new(Inner {
             kind: Kind::Root(watch, owner),
+            meter,
             ship: Lane::start("ship", limits::SHIP_THREADS)?,
             bulk: Lane::start("bulk", limits::BULK_THREADS)?,
             upkeep: Lane::start("upkeep", limits::UPKEEP_THREADS)?,
@@ -56,10 +63,11 @@ impl Home {
     }
 
     /// A volume of a pod.
-    pub(crate) fn volume(watch: TargetWatch) -> io::Result<Self> {
+    pub(crate) fn volume(watch: TargetWatch, meter: Meter) -> io::Result<Self> {
         let threads = limits::TARGET_THREADS;
         Ok(Self(Arc::new(Inner {
             kind: Kind::Volume(Box::new(watch)),
+            meter,
             ship: Lane::start("target-ship", threads)?,
             bulk: Lane::start("target-bulk", threads)?,
             upkeep: Lane::start("target-upkeep", threads)?,
@@ -105,24 +113,25 @@ impl Home {
 
     /// The replica of a database.
     pub(crate) fn remote(&self, id: &DbId) -> Remote {
+        let meter = self.0.meter.clone();
         match &self.0.kind {
             Kind::Root(watch, owner) => {
                 let place = watch.path().join(id.replica_path());
-                Remote::new(place, Whose::Given(*owner))
+                Remote::new(place, Whose::Given(*owner), meter)
             }
-            Kind::Volume(watch) => Remote::new(watch.place(id.encoded_path()), Whose::Owner),
+            Kind::Volume(watch) => Remote::new(watch.place(id.encoded_path()), Whose::Owner, meter),
         }
     }
 
     /// Whether it is there, and is what it was. Blocking: only on its lanes.
     pub(crate) fn check(&self) -> Result<(), StageError> {
-        match &self.0.kind {
+        self.0.meter.timed(NfsOp::Check, || match &self.0.kind {
             Kind::Root(watch, owner) => {
                 acting(*owner, || watch.check())?;
                 Ok(())
             }
             Kind::Volume(watch) => watch.check(),
-        }
+        })
     }
 
     /// Runs a call on the place itself as whoever owns it.

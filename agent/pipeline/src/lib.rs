@@ -21,6 +21,7 @@ mod root;
 mod stage;
 mod status;
 mod target;
+mod timing;
 mod upkeep;
 mod volume;
 
@@ -43,6 +44,7 @@ pub use sqlrep_replica::{DbId, Ownership, Point, Verified};
 pub use stage::restore::RestoredDatabase;
 pub use status::{Counters, DatabaseStatus, ReplicaStatus, State};
 pub use target::{NodeMemory, TargetAnswer, TargetMemory};
+pub use timing::{BUCKETS, Histogram, NfsCalls, NfsOp};
 pub use volume::{
     JournalPolicy, Key, Medium, PodIdentity, RestorePolicy, Settings, TargetPlace, TargetVolume,
     Volume,

@@ -202,7 +202,14 @@ impl Fleet {
             return Ok(None);
         }
         let restored = match self.wait_turn(volume, home, &candidate).await {
-            Ok(()) => self.restore(volume, home, candidate).await,
+            Ok(()) => {
+                let begun = Instant::now();
+                let restored = self.restore(volume, home, candidate).await;
+                if restored.is_ok() {
+                    self.context.restores.record(begun.elapsed());
+                }
+                restored
+            }
             Err(error) => Err(error),
         };
         let key = self.row(volume, &id);

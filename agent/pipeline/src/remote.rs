@@ -20,6 +20,7 @@ use sqlrep_replica::{
 use crate::error::{StageError, chain};
 use crate::lane::{Identity, acting};
 use crate::target::as_owner;
+use crate::timing::{Meter, NfsOp};
 
 /// Whom a call on a replica is made as.
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +36,15 @@ pub(crate) enum Whose {
 pub(crate) struct Remote {
     store: DirStore,
     whose: Whose,
+    meter: Meter,
 }
 
 impl Remote {
-    pub(crate) fn new(place: impl Into<Place>, whose: Whose) -> Self {
+    pub(crate) fn new(place: impl Into<Place>, whose: Whose, meter: Meter) -> Self {
         Self {
             store: DirStore::new(place),
             whose,
+            meter,
         }
     }
 
@@ -55,6 +58,7 @@ impl Remote {
         Self {
             store,
             whose: self.whose,
+            meter: self.meter.clone(),
         }
     }
 
@@ -70,13 +74,18 @@ impl Remote {
         acting(identity, call)
     }
 
+    /// The same for a call that counts as one on the share.
+    fn calling<T, E>(&self, op: NfsOp, call: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        self.acting(|| self.meter.timed(op, call))
+    }
+
     /// Removes branches and damaged files that are older than `keep`; says when the next are.
     pub(crate) fn prune(
         &self,
         keep: Duration,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
-        self.acting(|| {
+        self.calling(NfsOp::Remove, || {
             let beside = Beside::look(self.place(), &self.store.list()?, keep, now)?;
             for branch in beside.branches() {
                 tracing::info!(dir = %self.dir().display(), branch, "an old branch is removed");
@@ -88,27 +97,27 @@ impl Remote {
 
     /// Unlinks temp files that nobody touched since `before`.
     pub(crate) fn sweep(&self, before: Timestamp) -> Result<u32, StoreError> {
-        self.acting(|| self.store.sweep(before))
+        self.calling(NfsOp::Remove, || self.store.sweep(before))
     }
 
     pub(crate) fn load_manifest(&self) -> Result<Option<Manifest>, StageError> {
-        self.acting(|| manifest::load(self.place()))
+        self.calling(NfsOp::ReadNote, || manifest::load(self.place()))
             .map_err(|error| self.manifest_error(&error))
     }
 
     pub(crate) fn save_manifest(&self, wanted: &Manifest) -> Result<(), StageError> {
-        self.acting(|| manifest::save(self.place(), wanted))
+        self.calling(NfsOp::WriteNote, || manifest::save(self.place(), wanted))
             .map_err(|error| self.manifest_error(&error))
     }
 
     /// The note that the replica is kept in another place.
     pub(crate) fn load_moved(&self) -> Result<Option<Moved>, StageError> {
-        self.acting(|| moved::load(self.place()))
+        self.calling(NfsOp::ReadNote, || moved::load(self.place()))
             .map_err(|error| self.manifest_error(&error))
     }
 
     pub(crate) fn save_moved(&self, note: &Moved) -> Result<(), StageError> {
-        self.acting(|| moved::save(self.place(), note))
+        self.calling(NfsOp::WriteNote, || moved::save(self.place(), note))
             .map_err(|error| self.manifest_error(&error))
     }
 
@@ -122,19 +131,19 @@ impl Remote {
 
 impl Store for Remote {
     fn list(&self) -> Result<Listing, StoreError> {
-        self.acting(|| self.store.list())
+        self.calling(NfsOp::List, || self.store.list())
     }
 
     fn list_level(&self, level: Level) -> Result<Vec<ReplicaFile>, StoreError> {
-        self.acting(|| self.store.list_level(level))
+        self.calling(NfsOp::List, || self.store.list_level(level))
     }
 
     fn ranges(&self, level: Level) -> Result<Vec<TxidRange>, StoreError> {
-        self.acting(|| self.store.ranges(level))
+        self.calling(NfsOp::List, || self.store.ranges(level))
     }
 
     fn open(&self, file: &ReplicaFile) -> Result<File, StoreError> {
-        self.acting(|| self.store.open(file))
+        self.calling(NfsOp::Open, || self.store.open(file))
     }
 
     fn put(
@@ -144,15 +153,17 @@ impl Store for Remote {
         timestamp: Timestamp,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Put, StoreError> {
-        self.acting(|| self.store.put(level, range, timestamp, write))
+        self.calling(NfsOp::Put, || {
+            self.store.put(level, range, timestamp, write)
+        })
     }
 
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {
-        self.acting(|| self.store.remove(file))
+        self.calling(NfsOp::Remove, || self.store.remove(file))
     }
 
     fn set_aside(&self, file: &ReplicaFile, now: Timestamp) -> Result<(), StoreError> {
-        self.acting(|| self.store.set_aside(file, now))
+        self.calling(NfsOp::Remove, || self.store.set_aside(file, now))
     }
 
     fn path(&self, file: &ReplicaFile) -> PathBuf {

@@ -59,7 +59,7 @@ impl Context {
         }
         let (spool, memory) = (Arc::clone(&self.spool), Arc::clone(&self.config.targets));
         let watch = TargetWatch::new(target.clone(), spool, memory);
-        let home = Home::volume(watch).map_err(|source| StageError::Io {
+        let home = Home::volume(watch, self.nfs.clone()).map_err(|source| StageError::Io {
             action: "start threads for",
             path: volume.dir.clone(),
             source,

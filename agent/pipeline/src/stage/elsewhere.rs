@@ -161,6 +161,7 @@ fn key_of(volume: &Volume) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::remote::{Remote, Whose};
+    use crate::timing::Meter;
 
     fn id() -> DbId {
         "media/surmai/data/x.db".parse().unwrap()
@@ -169,7 +170,11 @@ mod tests {
     fn here(head: u64) -> [Candidate; 1] {
         [Candidate {
             id: id(),
-            store: Remote::new(PathBuf::from("nowhere"), Whose::Given(None)),
+            store: Remote::new(
+                PathBuf::from("nowhere"),
+                Whose::Given(None),
+                Meter::default(),
+            ),
             head: Txid::new(head),
         }]
     }

@@ -60,6 +60,7 @@ mod tests {
 
     use super::*;
     use crate::remote::Whose;
+    use crate::timing::Meter;
 
     fn manifest(uid: &str, head: u64) -> Manifest {
         Manifest {
@@ -85,7 +86,7 @@ mod tests {
     #[test]
     fn an_owner_that_was_replaced_does_not_write_over_its_successor() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Remote::new(dir.path(), Whose::Given(None));
+        let store = Remote::new(dir.path(), Whose::Given(None), Meter::default());
         let claim = Txid::new(11);
         assert_eq!(
             sign(&store, manifest("old", 10), None).unwrap(),
@@ -109,7 +110,7 @@ mod tests {
     #[test]
     fn what_an_owner_does_not_know_stays_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Remote::new(dir.path(), Whose::Given(None));
+        let store = Remote::new(dir.path(), Whose::Given(None), Meter::default());
         let file = Some(Ownership {
             uid: 1000,
             gid: 1000,

@@ -14,6 +14,7 @@ use sqlrep_spool::{Draft, Limits, PageSource, Spool};
 use super::*;
 use crate::remote::Whose;
 use crate::root::RootWatch;
+use crate::timing::Meter;
 use crate::upkeep::{Rhythm, Upkeep};
 
 const PAGE: PageSize = PageSize::MIN;
@@ -84,9 +85,18 @@ impl Life {
         let rhythm = Rhythm::new(settings, &levels, Duration::from_mins(5), verify);
         let id = "shop/app/data/app.db".parse().unwrap();
         let tend = Tend {
-            store: Remote::new(root.join("shop/app/data/app.db"), Whose::Given(None)),
+            store: Remote::new(
+                root.join("shop/app/data/app.db"),
+                Whose::Given(None),
+                Meter::default(),
+            ),
             spool: spool.database(&id, "uid").unwrap(),
-            home: Home::root(RootWatch::new(root, Arc::clone(&spool)), None).unwrap(),
+            home: Home::root(
+                RootWatch::new(root, Arc::clone(&spool)),
+                None,
+                Meter::default(),
+            )
+            .unwrap(),
             writer: WriterId::new("node", "uid"),
             policy: rhythm.policy.clone(),
             keep_beside: Duration::from_hours(720),
