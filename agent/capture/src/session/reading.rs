@@ -2,7 +2,7 @@
 
 use sqlrep_format::wal::{Cursor, HEADER_BYTES};
 
-use super::Session;
+use super::{EBB_GLANCE, Session};
 use crate::live::Published;
 use crate::{Error, tail};
 
@@ -25,7 +25,7 @@ impl Session {
     /// The published state if it has something new; settles if it has not. While a busy writer's
     /// checkpoint is awaited it looks on for a moment, for then every commit that finds the WAL
     /// pinned costs the writer a checkpoint.
-    pub(super) fn look_for_new(&mut self, spins: &mut u32) -> Result<Option<Published>, Error> {
+    pub(super) fn look_for_new(&mut self, glances: &mut u32) -> Result<Option<Published>, Error> {
         loop {
             let Some(published) = self.published()? else {
                 return Ok(None);
@@ -34,11 +34,11 @@ impl Session {
                 return Ok(Some(published));
             }
             self.settle(&published)?;
-            if *spins == 0 || self.hold.is_resting() || !self.is_ebbing() {
+            if *glances == 0 || self.hold.is_resting() || !self.is_ebbing() {
                 return Ok(None);
             }
-            *spins -= 1;
-            std::hint::spin_loop();
+            *glances -= 1;
+            std::thread::sleep(EBB_GLANCE);
         }
     }
 
