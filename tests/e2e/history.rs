@@ -30,7 +30,7 @@ fn hasty(world: &World) -> Result<Agent> {
     clippy::disallowed_methods,
     reason = "what is made here is a test's copy, and no replica"
 )]
-fn frozen(world: &World, replica: &Path) -> Result<PathBuf> {
+pub(crate) fn frozen(world: &World, replica: &Path) -> Result<PathBuf> {
     let copy = fresh(world, "frozen");
     for level in 0..=9 {
         let from = replica.join(format!("ltx/{level}"));
@@ -58,7 +58,7 @@ fn frozen(world: &World, replica: &Path) -> Result<PathBuf> {
 }
 
 /// Every time at which a file of the replica ends, and how many files there are.
-fn times(replica: &Path) -> Result<(Vec<i64>, usize)> {
+pub(crate) fn times(replica: &Path) -> Result<(Vec<i64>, usize)> {
     let mut times = Vec::new();
     let mut files = 0;
     for level in 0..=9 {

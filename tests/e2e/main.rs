@@ -4,6 +4,7 @@
 //! a deadline, and prints the seed that replays it. `tests/README.md` says what proves what.
 
 mod chains;
+mod clocks;
 mod damage;
 mod demo;
 mod discovery;

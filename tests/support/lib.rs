@@ -10,6 +10,7 @@ pub mod agent;
 pub mod api;
 pub mod app;
 pub mod between;
+pub mod clock;
 pub mod ctl;
 pub mod image;
 pub mod locks;

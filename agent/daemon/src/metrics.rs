@@ -5,7 +5,7 @@ mod timing;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use sqlrep_pipeline::{DatabaseStatus, Fleet, Histogram, NfsCalls, QuickCheck, RootHealth, State};
 
@@ -32,7 +32,7 @@ pub(crate) struct Snapshot {
     /// How long restores took.
     pub(crate) restores: Histogram,
     /// When it was taken.
-    pub(crate) now: SystemTime,
+    pub(crate) now: Instant,
 }
 
 impl Snapshot {
@@ -48,7 +48,7 @@ impl Snapshot {
             unread_ends: fleet.unread_ends(),
             nfs: fleet.nfs_calls(),
             restores: fleet.restore_durations(),
-            now: SystemTime::now(),
+            now: Instant::now(),
         }
     }
 }
@@ -405,9 +405,12 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::LazyLock;
     use std::time::Duration;
 
     use super::*;
+
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
     fn snapshot(rows: Vec<DatabaseStatus>) -> Snapshot {
         Snapshot {
@@ -428,7 +431,7 @@ mod tests {
                 running: 4,
             }],
             restores: Histogram::default(),
-            now: UNIX_EPOCH + Duration::from_secs(1_000_010),
+            now: *BEGUN + Duration::from_secs(10),
         }
     }
 
@@ -436,7 +439,7 @@ mod tests {
         let id = sqlrep_pipeline::DbId::new("media", "surmai", "sqlite", path).unwrap();
         let mut row = DatabaseStatus::new(id, pod, pod);
         row.state = state;
-        row.behind_since = Some(UNIX_EPOCH + Duration::from_secs(1_000_000));
+        row.behind_since = Some(*BEGUN);
         row.shipped_at = Some(UNIX_EPOCH + Duration::from_secs(1_000_000));
         row
     }

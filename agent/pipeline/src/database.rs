@@ -32,7 +32,7 @@ use crate::home::Home;
 use crate::lane::LaneError;
 use crate::progress::{Phase, Progress};
 use crate::remote::Remote;
-use crate::stage::capture::{Capture, Job, timestamp_now};
+use crate::stage::capture::{Capture, Job, wall_now};
 use crate::stage::settle::{Settle, Settled};
 use crate::stage::ship::{Batch, End, Target};
 use crate::status::State;
@@ -307,7 +307,7 @@ impl Database {
     fn carry_out(&self, decision: Decision) -> Work {
         let (lane, settle) = (self.home.bulk().clone(), self.settle());
         Box::pin(async move {
-            let job = move || settle.carry_out(decision, timestamp_now());
+            let job = move || settle.carry_out(decision, wall_now());
             let settled = lane.run(limits::RESTORE_TIMEOUT, job).await;
             Outcome::Settled(
                 settled
@@ -320,7 +320,7 @@ impl Database {
     fn open_branch(&self, owner: String) -> Work {
         let (lane, settle) = (self.home.bulk().clone(), self.settle());
         Box::pin(async move {
-            let job = move || settle.branch(owner, timestamp_now());
+            let job = move || settle.branch(owner, wall_now());
             let settled = lane.run(limits::LIST_TIMEOUT, job).await;
             Outcome::Settled(
                 settled
@@ -450,12 +450,11 @@ impl Database {
 
     fn note_shipped(&mut self, txid: Txid, batch: &Batch) {
         self.note_published(&batch.published);
-        let now = SystemTime::now();
         let since = self.progress.with(|facts| facts.shipped(txid));
-        let lag = since.and_then(|since| now.duration_since(since).ok());
+        let lag = since.map(|since| since.elapsed());
         self.context.board.update(&self.key, |row| {
             row.shipped = Some(txid);
-            row.shipped_at = Some(now);
+            row.shipped_at = Some(SystemTime::now());
             row.last_lag = lag.or(row.last_lag);
             row.counters.shipped_files += batch.files;
             row.counters.shipped_bytes += batch.bytes;

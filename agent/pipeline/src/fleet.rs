@@ -24,7 +24,7 @@ use crate::home::Home;
 use crate::inspect::Benches;
 use crate::lane::Identity;
 use crate::root::{RootHealth, RootMemory, RootWatch};
-use crate::stage::capture::{Capture, timestamp_now};
+use crate::stage::capture::{Capture, wall_now};
 use crate::status::{Board, DatabaseStatus, State};
 use crate::target::TargetMemory;
 use crate::timing::{Durations, Histogram, Meter, NfsCalls};
@@ -238,7 +238,7 @@ impl Context {
                 node: self.config.node.clone(),
                 writer: self.writer(pod),
                 state,
-                since: timestamp_now(),
+                since: wall_now(),
             },
             file: None,
             page_size: None,
@@ -290,7 +290,7 @@ impl Fleet {
         let home = Home::root(root.clone(), config.replica_owner, nfs.clone());
         let home = home.map_err(StartError::Lanes)?;
         let context = Context {
-            since: timestamp_now(),
+            since: wall_now(),
             home,
             targets: Mutex::default(),
             left: Mutex::default(),

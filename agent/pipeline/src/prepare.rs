@@ -14,7 +14,7 @@ use crate::fleet::targets::Compared;
 use crate::fleet::{Context, Fleet, note};
 use crate::handover::{self, Holder, Verdict, verdict, why_here};
 use crate::home::Home;
-use crate::stage::capture::timestamp_now;
+use crate::stage::capture::wall_now;
 use crate::stage::elsewhere::{elsewhere, newer};
 use crate::stage::restore::{Candidate, Claimant, RestoredDatabase, candidates, restore_and_claim};
 use crate::stage::settle::{check_identity, check_name, retire};
@@ -321,7 +321,7 @@ impl Fleet {
                 why
             }
             Verdict::AfterDrain(why) => {
-                let now = (timestamp_now(), Instant::now());
+                let now = (wall_now(), Instant::now());
                 let drain = self.context.config.drain_timeout;
                 if self.context.patience().silent(id, &pod, seen.head, now) >= drain {
                     tracing::warn!(db = %id, owner = %pod, %node, "taken from an owner that is gone");
@@ -337,7 +337,7 @@ impl Fleet {
     }
 
     fn waiting(&self, id: &DbId, (pod, node): (String, String), why: String) -> PrepareError {
-        let since = self.context.patience().waits(id, &pod, timestamp_now());
+        let since = self.context.patience().waits(id, &pod, wall_now());
         PrepareError::WaitingForHandover {
             id: id.to_string(),
             pod,
@@ -448,7 +448,7 @@ fn restore_one(
     }
     // A tail that this very pod left here (its volume was emptied by a reboot) goes first.
     ship_tail(context, home, candidate, &claimant.spool, claimant.writer)?;
-    let restored = restore_and_claim(candidate, volume, &claimant, timestamp_now());
+    let restored = restore_and_claim(candidate, volume, &claimant, wall_now());
     if restored.is_ok() {
         context.note_restored(&volume.pod.uid, &candidate.id);
     }
@@ -481,7 +481,7 @@ fn ship_tail(
             End::Rejected { reason, .. } => context.note_unread_end(&candidate.id, &reason),
             End::Failed(error) => return Err(error),
             End::OtherChain { by } if by == writer.get() => {
-                retire(&target.store, "page-size", timestamp_now())?;
+                retire(&target.store, "page-size", wall_now())?;
             }
             End::Fenced { by } | End::OtherChain { by } => {
                 return Err(StageError::Refused {

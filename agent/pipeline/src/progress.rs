@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::Instant;
 
 use sqlrep_format::Txid;
 use tokio::sync::Notify;
@@ -47,9 +47,9 @@ pub(crate) struct Facts {
     /// Owner and mode of the file.
     pub(crate) ownership: Option<sqlrep_replica::Ownership>,
     /// Since when commits wait to be cut.
-    pub(crate) dirty_since: Option<SystemTime>,
+    pub(crate) dirty_since: Option<Instant>,
     /// TXIDs in the spool and when their first commit was seen, ascending.
-    cuts: VecDeque<(Txid, SystemTime)>,
+    cuts: VecDeque<(Txid, Instant)>,
     pub(crate) frames: u64,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
@@ -60,7 +60,7 @@ pub(crate) struct Facts {
 
 impl Facts {
     /// An L0 file was cut.
-    pub(crate) fn record_cut(&mut self, txid: Txid, bytes: u64, now: SystemTime) {
+    pub(crate) fn record_cut(&mut self, txid: Txid, bytes: u64, now: Instant) {
         let mut since = self.dirty_since.take().unwrap_or(now);
         // What waited was folded into this one: TXIDs that come again.
         while self.cuts.back().is_some_and(|(cut, _)| *cut >= txid) {
@@ -80,7 +80,7 @@ impl Facts {
 
     /// Everything up to `txid` is on the replica: forgets those cuts and returns when the oldest
     /// of them was seen.
-    pub(crate) fn shipped(&mut self, txid: Txid) -> Option<SystemTime> {
+    pub(crate) fn shipped(&mut self, txid: Txid) -> Option<Instant> {
         let mut oldest = None;
         while self.cuts.front().is_some_and(|(cut, _)| *cut <= txid) {
             let since = self.cuts.pop_front().map(|(_, since)| since);
@@ -90,7 +90,7 @@ impl Facts {
     }
 
     /// Since when something is not on the replica.
-    pub(crate) fn behind_since(&self) -> Option<SystemTime> {
+    pub(crate) fn behind_since(&self) -> Option<Instant> {
         self.cuts
             .front()
             .map(|(_, since)| *since)
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn lag_counts_from_the_oldest_unshipped_commit() {
-        let start = SystemTime::UNIX_EPOCH;
+        let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let txid = |id| Txid::new(id).unwrap();
         let mut facts = Facts {
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn lag_counts_from_the_oldest_commit_of_what_was_folded() {
-        let start = SystemTime::UNIX_EPOCH;
+        let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let txid = |id| Txid::new(id).unwrap();
         let mut facts = Facts::default();

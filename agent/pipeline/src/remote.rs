@@ -100,6 +100,11 @@ impl Remote {
         self.calling(NfsOp::Remove, || self.store.sweep(before))
     }
 
+    /// What time it is where the replica lies; `None`: there is none yet.
+    pub(crate) fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.acting(|| self.store.clock())
+    }
+
     pub(crate) fn load_manifest(&self) -> Result<Option<Manifest>, StageError> {
         self.calling(NfsOp::ReadNote, || manifest::load(self.place()))
             .map_err(|error| self.manifest_error(&error))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use sqlrep_format::Txid;
 use sqlrep_replica::DbId;
@@ -164,7 +164,7 @@ pub struct DatabaseStatus {
     /// Newest TXID on the replica.
     pub shipped: Option<Txid>,
     /// Since when something waits to be shipped.
-    pub behind_since: Option<SystemTime>,
+    pub behind_since: Option<Instant>,
     /// How long the last shipped change took from being seen to being on the replica.
     pub last_lag: Option<Duration>,
     /// When something was last shipped.
@@ -205,9 +205,9 @@ impl DatabaseStatus {
     }
 
     /// How far the replica is behind now: the age of the oldest unshipped change, or zero.
-    pub fn lag(&self, now: SystemTime) -> Duration {
+    pub fn lag(&self, now: Instant) -> Duration {
         self.behind_since
-            .map(|since| now.duration_since(since).unwrap_or_default())
+            .map(|since| now.saturating_duration_since(since))
             .unwrap_or_default()
     }
 }

@@ -12,6 +12,7 @@ use sqlrep_replica::compact::{first_snapshot_plan, pending};
 use sqlrep_replica::retain::{self, Policy};
 use sqlrep_replica::{Listing, ReplicaFile};
 
+use crate::clock::{ChainClock, Jumps, Reading, SET_MIN, later};
 use crate::limits;
 
 /// What single captures are merged into first.
@@ -112,6 +113,11 @@ pub(crate) struct Upkeep {
     /// Chores that failed in a row, and until when none is tried.
     failures: u32,
     pause_until: Timestamp,
+    /// What time it is, and where that was set forward.
+    clock: ChainClock,
+    jumps: Jumps,
+    /// Whether the clock of where the replica lies was heard.
+    compared: bool,
 }
 
 impl Upkeep {
@@ -130,7 +136,46 @@ impl Upkeep {
             next: Some((look_at, Chore::List)),
             failures: 0,
             pause_until: now,
+            clock: ChainClock::default(),
+            jumps: Jumps::default(),
+            compared: false,
         }
+    }
+
+    /// The time by which things are due. When the clock was set forward, what waits for time to pass
+    /// waits on: else all databases of a node would be read back at once.
+    pub(crate) fn time(&mut self, reading: Reading) -> Timestamp {
+        let (now, gain) = self.clock.now_and_gain(reading);
+        if let Some(gain) = gain {
+            self.set_forward(now, gain);
+        }
+        now
+    }
+
+    /// The replica holds states of these times.
+    pub(crate) fn holds(&mut self, files: &[ReplicaFile], reading: Reading) {
+        let newest = files.iter().map(|file| file.modified).max();
+        if let Some(newest) = newest
+            && let Some(gain) = self.clock.holds(newest, reading)
+        {
+            self.set_forward(newest, gain);
+        }
+    }
+
+    /// Where the replica lies it is this time. Of a clock that was wrong before this process began
+    /// nothing else tells; later ones are not needed. Says how far the node's is ahead.
+    pub(crate) fn compare(&mut self, there: Timestamp, reading: Reading) -> Option<Duration> {
+        let (ahead, now) = (there.until(reading.wall), self.time(reading));
+        if std::mem::replace(&mut self.compared, true) || ahead < SET_MIN {
+            return None;
+        }
+        self.jumps.note(now, ahead);
+        Some(ahead)
+    }
+
+    /// Where the time was set forward.
+    pub(crate) fn jumps(&self) -> &Jumps {
+        &self.jumps
     }
 
     /// How long what is kept.
@@ -244,6 +289,14 @@ impl Upkeep {
         self.plan();
     }
 
+    fn set_forward(&mut self, to: Timestamp, by: Duration) {
+        self.jumps.note(to, by);
+        self.look_at = later(self.look_at, by);
+        self.pause_until = later(self.pause_until, by);
+        self.verify_at = self.verify_at.map(|at| later(at, by));
+        self.plan();
+    }
+
     /// A chore failed; says how often in a row.
     pub(crate) fn failed(&mut self, now: Timestamp) -> u32 {
         let doubled = limits::UPKEEP_RETRY_MIN * 2_u32.saturating_pow(self.failures.min(10));
@@ -262,7 +315,10 @@ impl Upkeep {
     fn plan(&mut self) {
         self.next = match &self.listing {
             None => Some((self.look_at, Chore::List)),
-            Some(listing) => self.due(listing).into_iter().min_by_key(|(at, _)| *at),
+            Some(listing) => self
+                .due(&self.jumps.aged(listing))
+                .into_iter()
+                .min_by_key(|(at, _)| *at),
         };
     }
 
@@ -308,11 +364,6 @@ fn tick_after(time: Timestamp, interval: Duration) -> Timestamp {
         .max(1);
     let ticks = time.millis().div_euclid(step).saturating_add(1);
     Timestamp::from_millis(ticks.saturating_mul(step))
-}
-
-fn later(time: Timestamp, by: Duration) -> Timestamp {
-    let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millis(time.millis().saturating_add(millis))
 }
 
 #[cfg(test)]

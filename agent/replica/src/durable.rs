@@ -24,7 +24,7 @@ use sqlrep_format::Timestamp;
 
 pub use dir::Dir;
 pub use early::begin_writeback;
-pub use os::OsFs;
+pub use os::{OsFs, now_at};
 pub use place::{Base, Place};
 pub use temp::{Temp, is_temp_name};
 

@@ -2,7 +2,7 @@
 //! change.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use sqlrep_pipeline::{DatabaseStatus, Fleet, State};
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ pub(crate) async fn watch_board(
             // The list lives as long as the fleet that we hold: it changes, or the time is over.
             drop(tokio::time::timeout(LOOK_AT_LAG, changes.changed()).await);
             let is_ungated = |uid: &str| notes.is_ungated(uid);
-            for notice in seen.look(&fleet.list(), is_ungated, SystemTime::now()) {
+            for notice in seen.look(&fleet.list(), is_ungated, Instant::now()) {
                 notices.say(notice.pod, notice.reason, notice.note);
             }
             tokio::time::sleep(LOOK_PAUSE).await;
@@ -64,7 +64,7 @@ impl Seen {
         &mut self,
         rows: &[DatabaseStatus],
         is_ungated: impl Fn(&str) -> bool,
-        now: SystemTime,
+        now: Instant,
     ) -> Vec<Notice> {
         let before = std::mem::take(&mut self.0);
         let mut notices = Vec::new();
@@ -156,12 +156,11 @@ fn words(row: &DatabaseStatus) -> String {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::SystemTime;
 
     use sqlrep_pipeline::{DbId, QuickCheck, Txid};
 
     use super::*;
-
-    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
     fn row(state: State) -> DatabaseStatus {
         let id = DbId::new("media", "surmai", "data", Path::new("x.db")).unwrap();
@@ -171,7 +170,7 @@ mod tests {
     }
 
     fn reasons(seen: &mut Seen, row: DatabaseStatus, ungated: bool) -> Vec<Reason> {
-        let notices = seen.look(&[row], |_| ungated, NOW);
+        let notices = seen.look(&[row], |_| ungated, Instant::now());
         notices.iter().map(|notice| notice.reason).collect()
     }
 
@@ -218,7 +217,7 @@ mod tests {
         let checked = |times, check| {
             let mut row = row(State::Following);
             row.replica.database_damages = times;
-            row.replica.quick_check = Some((NOW, Txid::FIRST, check));
+            row.replica.quick_check = Some((SystemTime::UNIX_EPOCH, Txid::FIRST, check));
             row
         };
         let damaged = || QuickCheck::Damaged(vec!["Page 3: never used".to_owned()]);
@@ -235,7 +234,7 @@ mod tests {
         let mut seen = Seen::default();
         let behind = |seconds| {
             let mut row = row(State::Following);
-            row.behind_since = Some(NOW - Duration::from_secs(seconds));
+            row.behind_since = Instant::now().checked_sub(Duration::from_secs(seconds));
             row
         };
         assert_eq!(reasons(&mut seen, behind(59), false), []);

@@ -1,6 +1,6 @@
 //! The flow's words → the contract's words, and back where requests need it.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use sqlrep_pipeline::{
     BranchSummary, DatabaseStatus, DbId, FileSummary, Point, Proof, QuickCheck, ReplicaSummary,
@@ -99,7 +99,7 @@ pub(super) fn captured(at: Timestamp) -> prost_types::Timestamp {
 pub(super) struct Around<'a> {
     pub(super) node: &'a str,
     pub(super) root: &'a RootHealth,
-    pub(super) now: SystemTime,
+    pub(super) now: Instant,
 }
 
 /// One row of the list; `note` is what is wrong with its pod's annotations.

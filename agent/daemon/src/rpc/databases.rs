@@ -7,7 +7,7 @@ mod watch;
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::time::SystemTime;
+use std::time::Instant;
 
 use sqlrep_pipeline::{DbId, Fleet, Wanted};
 use sqlrep_proto::v1;
@@ -41,7 +41,7 @@ fn rows(node: &Node, namespace: &str) -> Vec<v1::Database> {
     let around = Around {
         node: &node.config.node_name,
         root: &root,
-        now: SystemTime::now(),
+        now: Instant::now(),
     };
     let wanted = |id: &DbId| namespace.is_empty() || id.namespace() == namespace;
     let rows = node.fleet.list().into_iter().filter(|row| wanted(&row.id));

@@ -12,13 +12,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Database, Ending, Place};
+use crate::clock::Reading;
 use crate::error::{CommandError, StageError};
 use crate::fleet::Context;
 use crate::inspect::{self, QuickCheck};
 use crate::limits;
-use crate::stage::capture::{Capture, timestamp_now};
+use crate::stage::capture::{Capture, wall_now};
 use crate::stage::scrub::Damage;
-use crate::stage::upkeep::{Look, Tend, Tended};
+use crate::stage::upkeep::{Listed, Look, Tend, Tended};
 use crate::upkeep::{Chore, Rhythm, Upkeep};
 use crate::{Settings, status::ReplicaStatus};
 
@@ -52,7 +53,7 @@ impl Tending {
         let (l0, verify) = (config.l0_retention, config.verify_interval);
         let rhythm = Rhythm::new(settings, &config.levels, l0, verify);
         Self {
-            upkeep: Upkeep::new(rhythm, spread(id), timestamp_now()),
+            upkeep: Upkeep::new(rhythm, spread(id), wall_now()),
             work: None,
             checking: None,
             checked: None,
@@ -60,6 +61,11 @@ impl Tending {
             full: None,
             full_asked: None,
         }
+    }
+
+    /// The time by which things are due.
+    fn time(&mut self) -> Timestamp {
+        self.upkeep.time(Reading::take())
     }
 
     /// Whether a chore is in flight.
@@ -99,10 +105,11 @@ async fn in_flight<T>(work: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>
 
 impl Database {
     /// When the actor must wake for upkeep; `None`: not by itself.
-    pub(super) fn chore_at(&self) -> Option<Instant> {
+    pub(super) fn chore_at(&mut self) -> Option<Instant> {
         let (at, _) = self.tending.upkeep.next()?;
         let idle = self.tending.work.is_none() && self.may_tend();
-        idle.then(|| Instant::now() + timestamp_now().until(at).max(Duration::from_millis(1)))
+        let now = self.tending.time();
+        idle.then(|| Instant::now() + now.until(at).max(Duration::from_millis(1)))
     }
 
     /// Sends the next chore to the upkeep lane, if one is due and none is in flight.
@@ -110,7 +117,7 @@ impl Database {
         if self.tending.work.is_some() || !self.may_tend() {
             return;
         }
-        let now = timestamp_now();
+        let now = self.tending.time();
         let wanted = !self.tending.wanted.is_empty();
         let chore = match self.tending.upkeep.next() {
             _ if wanted && self.tending.upkeep.listing().is_none() => Chore::List,
@@ -137,10 +144,11 @@ impl Database {
             checked: self.tending.checked,
             bench,
             known: self.tending.upkeep.listing().cloned().unwrap_or_default(),
+            jumps: self.tending.upkeep.jumps().clone(),
         };
         let lane = self.home.upkeep().clone();
         self.tending.work = Some(Box::pin(async move {
-            let job = move || tend.run(chore, timestamp_now());
+            let job = move || tend.run(chore, now);
             let done = lane.run(limits::RESTORE_TIMEOUT, job).await;
             (chore, done.map_err(StageError::from).and_then(|done| done))
         }));
@@ -160,7 +168,8 @@ impl Database {
             .shipped()
             .or(self.spool.position().map(|at| at.txid));
         self.spool.keep_above(shipped.filter(|_| owner));
-        self.tending.upkeep.moved(timestamp_now());
+        let now = self.tending.time();
+        self.tending.upkeep.moved(now);
         self.tending.checked = None;
         if !owner {
             self.refuse_snapshots(&CommandError::Refused(format!(
@@ -172,7 +181,10 @@ impl Database {
 
     pub(super) fn note_published(&mut self, files: &[ReplicaFile]) {
         if self.branch.is_none() {
-            self.tending.upkeep.shipped(files, timestamp_now());
+            let upkeep = &mut self.tending.upkeep;
+            upkeep.holds(files, Reading::take());
+            let now = upkeep.time(Reading::take());
+            upkeep.shipped(files, now);
         }
     }
 
@@ -191,7 +203,7 @@ impl Database {
 
     /// Takes in what a chore came to.
     pub(super) fn tended(&mut self, chore: Chore, outcome: Result<Tended, StageError>) {
-        let now = timestamp_now();
+        let now = self.tending.time();
         match outcome {
             Ok(tended) => {
                 let nothing = matches!(tended, Tended::Nothing);
@@ -220,6 +232,9 @@ impl Database {
     }
 
     fn take_in(&mut self, chore: Chore, tended: Tended, now: Timestamp) {
+        if let Tended::Listed(found) = &tended {
+            self.compare_clocks(found);
+        }
         let upkeep = &mut self.tending.upkeep;
         match tended {
             Tended::Listed(found) => upkeep.listed(found.listing, found.claims, found.prune_at),
@@ -260,6 +275,18 @@ impl Database {
                     self.place = Place::Undecided;
                 }
             }
+        }
+    }
+
+    fn compare_clocks(&mut self, found: &Listed) {
+        let (upkeep, reading) = (&mut self.tending.upkeep, Reading::take());
+        upkeep.holds(found.listing.files(), reading);
+        let ahead = found.there.and_then(|there| upkeep.compare(there, reading));
+        if let Some(ahead) = ahead {
+            tracing::warn!(
+                db = %self.id, seconds = ahead.as_secs(),
+                "the node's clock is ahead of the one where the replica lies: what lies there counts as new"
+            );
         }
     }
 
@@ -327,13 +354,14 @@ impl Database {
         if self.spool.shipped() >= Some(full) {
             self.progress.with(|facts| facts.full = None);
             self.tending.full = Some(full);
-            self.tending.upkeep.doubted(timestamp_now());
+            self.doubt();
         }
     }
 
     /// Somebody found something wrong with the replica.
     pub(super) fn doubt(&mut self) {
-        self.tending.upkeep.doubted(timestamp_now());
+        let now = self.tending.time();
+        self.tending.upkeep.doubted(now);
     }
 
     /// Answers whoever waits for a snapshot that is there now.

@@ -15,6 +15,7 @@ use sqlrep_replica::Ownership;
 use sqlrep_spool::{DatabaseSpool, Entry};
 use tokio::sync::oneshot;
 
+use crate::clock::{ChainClock, Reading};
 use crate::error::{Class, StageError};
 use crate::limits;
 use crate::pace::Pace;
@@ -173,6 +174,7 @@ fn live(job: &Job, inbox: &Receiver<Command>) {
         pace: Pace::new(job.sync_interval),
         failures: 0,
         unlinked_at: None,
+        clock: ChainClock::default(),
     };
     loop {
         match catch_unwind(AssertUnwindSafe(|| thread.run())) {
@@ -208,9 +210,19 @@ struct Thread<'a> {
     failures: u32,
     /// Since when the path leads nowhere.
     unlinked_at: Option<Instant>,
+    clock: ChainClock,
 }
 
 impl Thread<'_> {
+    /// The time that the next state has.
+    fn time(&mut self) -> Timestamp {
+        let reading = Reading::take();
+        if let Some(position) = self.job.spool.position() {
+            self.clock.holds(position.timestamp, reading);
+        }
+        self.clock.now(reading)
+    }
+
     fn run(&mut self) {
         loop {
             match self.attach() {
@@ -240,20 +252,20 @@ impl Thread<'_> {
         if self.job.convert && !self.is_ending() {
             sqlrep_capture::convert_to_wal(&self.job.live)?;
         }
-        let now = timestamp_now();
+        let now = self.time();
         let spool = self.job.spool.clone();
         let mut session = Follower::open(&self.job.live, spool, self.job.options.clone(), now)?;
         self.job
             .progress
             .update(|facts| facts.phase = Phase::Snapshotting);
         let before = self.job.spool.position().map(|position| position.txid);
-        let begun = SystemTime::now();
-        let start = match session.start(timestamp_now()) {
+        let begun = Instant::now();
+        let start = match session.start(self.time()) {
             Err(error) if error.ends_chain() => {
                 tracing::info!(reason = %error, "the chain ends");
                 // Not while files of it wait to be shipped: then this fails, and is tried again.
                 self.job.spool.restart()?;
-                session.start(timestamp_now())?
+                session.start(self.time())?
             }
             other => other?,
         };
@@ -369,7 +381,7 @@ impl Thread<'_> {
     }
 
     fn step(&mut self, session: &mut Follower) -> Result<(), StageError> {
-        let seen = SystemTime::now();
+        let seen = Instant::now();
         let step = session.step()?;
         self.job.progress.update(|facts| {
             facts.frames += u64::from(step.frames);
@@ -381,7 +393,7 @@ impl Thread<'_> {
     }
 
     fn cut(&mut self, session: &mut Follower) -> Result<(), StageError> {
-        let entry = session.cut(timestamp_now())?;
+        let entry = session.cut(self.time())?;
         self.record(session, entry.as_ref());
         Ok(())
     }
@@ -394,7 +406,7 @@ impl Thread<'_> {
         if read_meanwhile {
             self.pace.read_meanwhile(now);
         }
-        let now = SystemTime::now();
+        let now = Instant::now();
         self.job.progress.update(|facts| {
             match entry {
                 Some(entry) => facts.record_cut(entry.txid, entry.bytes, now),
@@ -415,8 +427,8 @@ impl Thread<'_> {
     }
 
     fn full(&mut self, session: &mut Follower) -> Result<(), StageError> {
-        let (begun, before) = (SystemTime::now(), self.job.spool.position());
-        session.snapshot(timestamp_now())?;
+        let (begun, before) = (Instant::now(), self.job.spool.position());
+        session.snapshot(self.time())?;
         let position = self.job.spool.position();
         let txid = position.map(|position| position.txid);
         if let Some(txid) = txid.filter(|txid| before.is_none_or(|before| *txid > before.txid)) {
@@ -433,7 +445,7 @@ impl Thread<'_> {
 
     fn seal(&mut self, session: &mut Follower, keeper: Keeper) -> Result<Txid, StageError> {
         self.step(session)?;
-        let entry = session.seal(timestamp_now(), keeper)?;
+        let entry = session.seal(self.time(), keeper)?;
         self.record(session, entry.as_ref());
         let position = self.job.spool.position();
         let txid = position.map(|position| position.txid).ok_or_else(|| {
@@ -448,9 +460,9 @@ impl Thread<'_> {
 
     fn drain(&mut self, session: Follower) -> Result<Option<Txid>, StageError> {
         self.measure(&session);
-        let entry = session.drain(timestamp_now())?;
+        let entry = session.drain(self.time())?;
         if let Some(entry) = entry {
-            let now = SystemTime::now();
+            let now = Instant::now();
             self.job
                 .progress
                 .update(|facts| facts.record_cut(entry.txid, entry.bytes, now));
@@ -595,7 +607,7 @@ fn must_reattach(error: &StageError) -> bool {
 }
 
 /// The wall clock in the resolution of an LTX header.
-pub(crate) fn timestamp_now() -> Timestamp {
+pub(crate) fn wall_now() -> Timestamp {
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();

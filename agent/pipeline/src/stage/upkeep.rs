@@ -14,6 +14,7 @@ use sqlrep_replica::retain::{self, Policy};
 use sqlrep_replica::{Listing, ReplicaFile, Store};
 use sqlrep_spool::DatabaseSpool;
 
+use crate::clock::{Jumps, earlier, later};
 use crate::error::StageError;
 use crate::home::Home;
 use crate::inspect::{Bench, Whole};
@@ -40,6 +41,8 @@ pub(crate) struct Tend {
     pub(crate) bench: Option<Bench>,
     /// What the replica holds, as far as the actor knows.
     pub(crate) known: Listing,
+    /// Where the time was set forward.
+    pub(crate) jumps: Jumps,
 }
 
 /// What a piece of upkeep came to.
@@ -83,6 +86,8 @@ pub(crate) struct Listed {
     pub(crate) claims: Vec<Txid>,
     /// When something beside the chain is old.
     pub(crate) prune_at: Option<Timestamp>,
+    /// What time it is there, if that can be told.
+    pub(crate) there: Option<Timestamp>,
 }
 
 impl Tend {
@@ -96,22 +101,27 @@ impl Tend {
             Chore::Retain => self.retain(now),
             Chore::Verify => {
                 // Beside it, for a branch that somebody else made since the last look.
-                self.prune(now)?;
+                self.prune(now, now)?;
                 self.verify(now)
             }
-            Chore::Prune => self.prune(now),
+            Chore::Prune => self.prune(now, now),
         }
     }
 
     fn list(&self, now: Timestamp) -> Result<Tended, StageError> {
-        let old = limits::TEMP_AGE.as_millis();
-        let old = now
-            .millis()
-            .saturating_sub_unsigned(u64::try_from(old).unwrap_or(u64::MAX));
-        self.store.sweep(Timestamp::from_millis(old))?;
+        let there = self.store.clock();
+        if let Err(error) = &there {
+            // A share without room or right to write: then nothing new comes, and nothing goes.
+            tracing::debug!(err = %error, "what time it is there is not known");
+        }
+        let there = there.ok().flatten();
+        // Temp files have times of where they lie.
+        self.store
+            .sweep(earlier(there.unwrap_or(now), limits::TEMP_AGE))?;
         let manifest = self.store.load_manifest()?;
         let claims = manifest.map(|manifest| manifest.claims).unwrap_or_default();
-        let prune_at = match self.prune(now)? {
+        let sure = there.map_or(now, |there| now.min(there));
+        let prune_at = match self.prune(now, sure)? {
             Tended::Pruned(next) => next,
             _ => None, // somebody else's to prune
         };
@@ -119,15 +129,18 @@ impl Tend {
             listing: self.store.list()?,
             claims,
             prune_at,
+            there,
         }))
     }
 
-    fn prune(&self, now: Timestamp) -> Result<Tended, StageError> {
+    /// `sure`: it is this time at least.
+    fn prune(&self, now: Timestamp, sure: Timestamp) -> Result<Tended, StageError> {
         if let Some(stop) = self.stranger(&self.store.ranges(Level::L0)?) {
             return Ok(stop);
         }
-        let next = self.store.prune(self.keep_beside, now)?;
-        Ok(Tended::Pruned(next))
+        let sure = sure.min(earlier(now, self.jumps.total()));
+        let next = self.store.prune(self.keep_beside, sure)?;
+        Ok(Tended::Pruned(next.map(|at| later(at, sure.until(now)))))
     }
 
     /// Who else writes to the replica, told from the names at level 0.

@@ -168,6 +168,12 @@ impl Dir {
         Ok(names)
     }
 
+    /// When it last changed, by its own word.
+    pub(super) fn modified(&self) -> io::Result<Timestamp> {
+        let metadata = self.0.file.metadata()?;
+        Ok(millis(metadata.mtime(), metadata.mtime_nsec()))
+    }
+
     /// The file system it lies on.
     pub(super) fn device(&self) -> io::Result<u64> {
         Ok(self.0.file.metadata()?.dev())

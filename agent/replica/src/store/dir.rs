@@ -67,6 +67,17 @@ impl DirStore {
         Ok(swept)
     }
 
+    /// What time it is where the replica lies: on a share, the server's clock says so. It is asked to
+    /// note that the directory was changed now. `None`: nothing lies there.
+    pub fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        let Some(ltx) = self.ltx()? else {
+            return Ok(None);
+        };
+        let now =
+            durable::now_at(&ltx).map_err(StoreError::io("ask for the time by", ltx.path()))?;
+        Ok(Some(now))
+    }
+
     fn ltx(&self) -> Result<Option<Dir>, StoreError> {
         let opened = self
             .place

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlrep_format::ltx::WalSpan;
 use sqlrep_format::{PageCount, PageSize, Pgno};
@@ -12,6 +12,7 @@ use sqlrep_replica::{Destination, Point, RestoreOptions, restore};
 use sqlrep_spool::{Draft, Limits, PageSource, Spool};
 
 use super::*;
+use crate::clock::{ChainClock, Reading};
 use crate::remote::Whose;
 use crate::root::RootWatch;
 use crate::timing::Meter;
@@ -52,6 +53,7 @@ struct Life {
     _dir: tempfile::TempDir,
     spool: Arc<Spool>,
     tend: Tend,
+    rhythm: Rhythm,
     upkeep: Upkeep,
     dice: fastrand::Rng,
     now: i64,
@@ -59,6 +61,8 @@ struct Life {
     times: Vec<i64>,
     files_max: usize,
     bytes_max: u64,
+    /// What the clocks say, where one may be set.
+    reading: Option<Reading>,
 }
 
 /// In memory where there is such a place: nothing here is about fsync.
@@ -104,6 +108,7 @@ impl Life {
             checked: None,
             bench: None,
             known: Listing::default(),
+            jumps: Jumps::default(),
         };
         let now = 20_000 * DAY;
         tend.spool.keep_above(Some(Txid::FIRST));
@@ -111,6 +116,7 @@ impl Life {
             _dir: dir,
             spool,
             tend,
+            rhythm: rhythm.clone(),
             upkeep: Upkeep::new(rhythm, 0.3, Timestamp::from_millis(now)),
             dice: fastrand::Rng::with_seed(seed),
             now,
@@ -118,6 +124,7 @@ impl Life {
             times: Vec::new(),
             files_max: 0,
             bytes_max: 0,
+            reading: None,
         }
     }
 
@@ -186,8 +193,27 @@ impl Life {
         };
         self.states.push(state);
         self.times.push(self.now);
+        if let Some(reading) = self.reading {
+            self.upkeep.holds(std::slice::from_ref(&listed), reading);
+        }
         self.upkeep
             .shipped(&[listed], Timestamp::from_millis(self.now));
+    }
+
+    /// Does what is due, at the time that it is.
+    fn work(&mut self) -> usize {
+        let (now, mut chores) = (Timestamp::from_millis(self.now), 0);
+        while let Some((at, chore)) = self.upkeep.next()
+            && at <= now
+        {
+            self.tend.known = self.upkeep.listing().cloned().unwrap_or_default();
+            self.tend.jumps = self.upkeep.jumps().clone();
+            let tended = self.tend.run(chore, now).unwrap();
+            self.take_in(chore, tended);
+            chores += 1;
+            assert!(chores < 10_000, "chores end by themselves");
+        }
+        chores
     }
 
     /// Lets time pass; each chore is done when it is due.
@@ -220,7 +246,12 @@ impl Life {
                     listing,
                     claims,
                     prune_at,
+                    there,
                 } = found;
+                if let Some(reading) = self.reading {
+                    self.upkeep.holds(listing.files(), reading);
+                    self.upkeep.compare(there.unwrap(), reading);
+                }
                 self.upkeep.listed(listing, claims, prune_at);
             }
             Tended::Wrote(file) => {
@@ -340,6 +371,190 @@ fn a_month_of_commits_stays_bounded_and_every_kept_instant_restores() {
     let left = life.tend.store.list().unwrap().files().len();
     assert!(left <= 5, "the newest of each level: {left}");
     assert!(matches!(life.upkeep.next(), Some((_, Chore::Verify))));
+}
+
+/// A node whose clock is set now and then; time passes for it all the same.
+struct Node {
+    life: Life,
+    /// Capture's.
+    clock: ChainClock,
+    begun: Instant,
+    /// Milliseconds since the beginning, and by how many the clock is off.
+    passed: i64,
+    off: i64,
+    start: i64,
+    level_0_max: usize,
+}
+
+impl Node {
+    /// One whose life ends now, so that the clock of where the replica lies, a real one, says at most
+    /// so many hours more than the node's.
+    fn of(retention: Duration, hours: i64) -> Self {
+        let seed = std::env::var("SQLREP_SEED")
+            .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+        say(&format!("clocks: SQLREP_SEED={seed}"));
+        let mut life = Life::new(seed, retention);
+        let start = crate::stage::capture::wall_now().millis() - hours * 60 * MINUTE;
+        life.now = start;
+        life.upkeep = Upkeep::new(life.rhythm.clone(), 0.3, Timestamp::from_millis(start));
+        Self {
+            life,
+            clock: ChainClock::default(),
+            begun: Instant::now(),
+            passed: 0,
+            off: 0,
+            start,
+            level_0_max: 0,
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        Reading {
+            wall: Timestamp::from_millis(self.start + self.passed + self.off),
+            count: self.begun + Duration::from_millis(self.passed.unsigned_abs()),
+        }
+    }
+
+    /// The agent begins anew.
+    fn restart(&mut self) {
+        self.clock = ChainClock::default();
+        let now = self.reading().wall;
+        self.life.upkeep = Upkeep::new(self.life.rhythm.clone(), 0.3, now);
+    }
+
+    /// An hour with a commit a minute, looked after every quarter of one; says how many chores.
+    fn hour(&mut self) -> usize {
+        let mut chores = 0;
+        for quarter in 0..240 {
+            self.passed += MINUTE / 4;
+            let reading = self.reading();
+            self.life.reading = Some(reading);
+            if quarter % 4 == 0 {
+                let newest = self.life.times.last().copied().unwrap_or(0);
+                self.clock.holds(Timestamp::from_millis(newest), reading);
+                self.life.now = self.clock.now(reading).millis().max(newest + 1);
+                self.life.commit();
+            }
+            self.life.now = self.life.upkeep.time(reading).millis();
+            chores += self.life.work();
+            let listing = self.life.upkeep.listing();
+            let level_0 = listing.map_or(0, |listing| listing.level(Level::L0).count());
+            self.level_0_max = self.level_0_max.max(level_0);
+        }
+        chores
+    }
+
+    fn compacted(&self) -> Option<TxidRange> {
+        let level = Level::new(1).unwrap();
+        self.life.tend.store.ranges(level).unwrap().pop()
+    }
+
+    /// Moments of the last hours.
+    fn moments(&self, hours: i64) -> Vec<i64> {
+        let ago = |hours| self.life.now - hours * 60 * MINUTE;
+        (1..=hours).map(ago).collect()
+    }
+
+    /// Restores the state of a moment, which is exact to five minutes.
+    fn restores(&self, moment: i64) {
+        let state = self.life.times.partition_point(|time| *time <= moment);
+        let point = Point::Before(Timestamp::from_millis(moment + 1));
+        let dir = scratch();
+        let path = dir.path().join("db");
+        let destination = Destination::open(&path).unwrap();
+        let (store, options) = (&self.life.tend.store, RestoreOptions::default());
+        let restored = restore::restore(store, point, &destination, &options, &());
+        let txid = usize::try_from(restored.unwrap().txid.get()).unwrap();
+        let expected = image(&self.life.states[txid - 1]);
+        assert_eq!(std::fs::read(&path).unwrap(), expected);
+        assert!((state - 6..=state).contains(&txid), "{txid} for {state}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_stops_nothing_and_hurries_nothing() {
+    let mut node = Node::of(Duration::from_hours(4), 40);
+    let usual = (0..6).map(|_| node.hour()).max().unwrap();
+    let level_0 = node.level_0_max;
+    node.off = -DAY;
+    for hour in 0..12 {
+        if hour % 4 == 2 {
+            node.restart();
+        }
+        let reached = node.compacted();
+        let chores = node.hour();
+        assert!(node.compacted() > reached, "hour {hour}: nothing compacted");
+        assert!(
+            chores <= usual + 20,
+            "hour {hour}: {chores} chores, {usual} are usual"
+        );
+        node.life.check(4 * 60 * MINUTE);
+    }
+    // Between its start and its first look an agent leaves it as it is.
+    let (found, most) = (node.level_0_max, level_0 + 12);
+    assert!(found <= most, "{found} files, {level_0} are usual");
+    let rising = node.life.times.windows(2).all(|pair| {
+        let gap = pair[1] - pair[0];
+        // A restart costs the minute in which it happens.
+        (1..=2 * MINUTE).contains(&gap)
+    });
+    assert!(rising, "times rise as time passes");
+    node.off = 0;
+    node.hour();
+    node.life.check(4 * 60 * MINUTE);
+}
+
+/// Nothing that is kept is taken by a clock that is ahead, and it goes when it really is old.
+fn is_kept_by_a_clock_that_is(ahead: i64, restarts: bool) {
+    let mut node = Node::of(Duration::from_hours(12), 26);
+    let usual = (0..24).map(|_| node.hour()).max().unwrap();
+    let moments = node.moments(10);
+    node.off = ahead;
+    if restarts {
+        node.restart();
+    }
+    let chores = node.hour();
+    assert!(chores <= usual + 20, "{chores} chores, {usual} are usual");
+    node.off = 0;
+    if restarts {
+        node.restart();
+    }
+    node.hour();
+    for moment in moments {
+        node.restores(moment);
+    }
+    node.life.check(MINUTE);
+    let before = node.life.upkeep.listing().unwrap().files().len();
+    for _ in 0..14 {
+        node.hour();
+    }
+    let oldest = |node: &Node| {
+        let levels = node.life.tend.store.ranges(Level::SNAPSHOT).unwrap();
+        levels.first().copied().map(TxidRange::max)
+    };
+    let begun = oldest(&node);
+    for _ in 0..26 {
+        node.hour();
+    }
+    assert!(oldest(&node) > begun, "what is old goes: {begun:?}");
+    let after = node.life.upkeep.listing().unwrap().files().len();
+    assert!(after < 3 * before, "{after} files, {before} before");
+    node.life.check(12 * 60 * MINUTE);
+}
+
+#[test]
+fn a_clock_that_is_set_a_year_forward_takes_nothing_that_is_kept() {
+    is_kept_by_a_clock_that_is(400 * DAY, false);
+}
+
+#[test]
+fn a_clock_that_is_set_a_day_forward_takes_nothing_that_is_kept() {
+    is_kept_by_a_clock_that_is(DAY, false);
+}
+
+#[test]
+fn an_agent_that_begins_with_a_clock_ahead_takes_nothing_that_is_kept() {
+    is_kept_by_a_clock_that_is(400 * DAY, true);
 }
 
 #[test]
