@@ -182,6 +182,51 @@ fn what_a_pod_makes_cannot_lead_out_of_its_volume() {
     });
 }
 
+#[test]
+fn a_second_name_of_a_followed_database_is_said_and_loses_nothing() {
+    scenario("second-name", binaries(), |world| {
+        let agent = world.agent()?;
+        let workload = Workload::new(world.seed);
+        let scene = Scene::followed(world, &agent, "app", &workload)?;
+        scene.prove_equal(world, &agent)?;
+        let said = |names: &str| {
+            wait("what is said of its names", || {
+                let row = agent.ctl().row(&scene.reference)?.context("it is listed")?;
+                ensure!(row.state() == "following", "{}", row.words());
+                let words = row.words();
+                let right = if names.is_empty() {
+                    words.trim_matches([';', ' ']).is_empty()
+                } else {
+                    words.contains(names)
+                };
+                Ok(right)
+            })
+        };
+        let other = scene.pod.db("other.db");
+        for _ in 0..2 {
+            // Nobody writes meanwhile: the link alone is noticed.
+            hard_link(&scene.db, &other)?;
+            said("2 names (hard links)")?;
+            let writer = workload.start(world, &scene.db, 0)?;
+            writer.wait_commits(100)?;
+            writer.quit()?;
+            scene.prove_equal(world, &agent)?;
+            said("2 names (hard links)")?;
+            fs::remove_file(&other)?;
+            said("")?;
+            scene.prove_equal(world, &agent)?;
+        }
+        let rows = agent.ctl().list()?;
+        ensure!(rows.len() == 1, "{} databases are listed", rows.len());
+        let log = agent.log()?;
+        let told = log
+            .matches("is a second name (hard link) of app.db")
+            .count();
+        ensure!(told == 2, "told {told} times");
+        Ok(())
+    });
+}
+
 #[expect(clippy::disallowed_methods, reason = "tests play a hostile pod")]
 fn hard_link(from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
     fs::hard_link(from, to)

@@ -143,6 +143,14 @@ impl Follower {
         }
     }
 
+    /// See [`Session::names`].
+    pub fn names(&self) -> u64 {
+        match self {
+            Self::Wal(session) => session.names(),
+            Self::Pages(pages) => pages.names(),
+        }
+    }
+
     /// See [`Session::ownership`].
     pub fn ownership(&self) -> (u32, u32, u32) {
         match self {

@@ -212,6 +212,10 @@ impl Live {
         owned_now(&self.db).unwrap_or((self.owner.uid, self.owner.gid, self.mode))
     }
 
+    pub(crate) fn names(&self) -> u64 {
+        names(&self.db)
+    }
+
     pub(crate) fn shm(&self) -> &File {
         &self.shm.file
     }
@@ -357,6 +361,12 @@ fn owned_now(file: &File) -> Option<(u32, u32, u32)> {
     use std::os::unix::fs::MetadataExt as _;
     let now = file.metadata().ok()?;
     Some((now.uid(), now.gid(), now.mode() & 0o7777))
+}
+
+/// How many names an open file has; one where the system does not say.
+fn names(file: &File) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    file.metadata().map_or(1, |now| now.nlink())
 }
 
 fn whereabouts(volume: &OwnedFd, path: &Path, inode: Inode) -> Whereabouts {

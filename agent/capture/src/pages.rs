@@ -208,6 +208,11 @@ impl Pages {
         self.live.ownership()
     }
 
+    /// How many names the database file has: one, unless somebody made a hard link to it.
+    pub fn names(&self) -> u64 {
+        self.live.names()
+    }
+
     /// Gives back memory.
     pub fn relax(&mut self) {
         self.pending.relax();

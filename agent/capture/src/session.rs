@@ -353,6 +353,11 @@ impl Session {
         self.live.ownership()
     }
 
+    /// How many names the database file has: one, unless somebody made a hard link to it.
+    pub fn names(&self) -> u64 {
+        self.live.names()
+    }
+
     /// The spool that is written to.
     pub fn spool(&self) -> &DatabaseSpool {
         &self.spool

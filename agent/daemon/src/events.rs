@@ -54,6 +54,8 @@ pub(crate) enum Reason {
     UnreadEnd,
     /// The app's own database is damaged; its replica holds it as it is.
     DatabaseDamaged,
+    /// A followed database got a second name.
+    HardLink,
 }
 
 impl Reason {
@@ -74,6 +76,7 @@ impl Reason {
             Self::ReplicaDamaged => "ReplicaDamaged",
             Self::UnreadEnd => "UnreadEnd",
             Self::DatabaseDamaged => "DatabaseDamaged",
+            Self::HardLink => "HardLink",
         }
     }
 

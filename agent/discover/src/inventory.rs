@@ -113,6 +113,27 @@ impl Inventory {
         changes
     }
 
+    /// Second names of databases under capture (hard links) among what was seen, and the first ones.
+    pub(crate) fn second_names(
+        &self,
+        seen: &BTreeMap<PathBuf, Sighting>,
+    ) -> BTreeMap<PathBuf, PathBuf> {
+        let first = |path: &PathBuf, inode: InodeKey| {
+            let known = self
+                .known
+                .get(path)
+                .is_some_and(|known| known.inode == inode);
+            let named = |(_, known): &(&PathBuf, &Known)| known.inode == inode;
+            let first = self.known.iter().find(named).filter(|_| !known);
+            first.map(|(first, _)| (path.clone(), first.clone()))
+        };
+        let names = seen.iter().filter_map(|(path, sighting)| match sighting {
+            Sighting::Claimed(inode) => first(path, *inode),
+            _ => None,
+        });
+        names.collect()
+    }
+
     /// The kind of a claimed inode, which was seen before it was claimed: at this path, or at
     /// one that it left. A second name of a database that stays where it is is a hard link, and
     /// no database of its own.

@@ -33,7 +33,7 @@ const HEADS_MAX: usize = 8_192;
 /// timestamps tick in steps of up to 10 ms, and clocks may differ by more.
 const REST: Duration = Duration::from_secs(1);
 /// How many refusals of one scan are told.
-const REFUSALS_MAX: usize = 64;
+pub(crate) const REFUSALS_MAX: usize = 64;
 /// How often the clock is read while names go by.
 const ENTRIES_PER_CLOCK_READ: usize = 64;
 

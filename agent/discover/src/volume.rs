@@ -16,7 +16,7 @@ use crate::inventory::{Change, Inventory, Sighting};
 use crate::kubelet::{self, Kubelet};
 use crate::outbox::{Closed, Outbox};
 use crate::policy::Policy;
-use crate::scan::{self, Heads, Scanner, Seen, Sight};
+use crate::scan::{self, Heads, REFUSALS_MAX, Scanner, Seen, Sight};
 use crate::watch::{NotWatched, Place, Watches, What};
 
 /// How many single names are looked at in one go; past that a whole scan is cheaper.
@@ -60,6 +60,8 @@ pub(crate) struct Volume {
     foreign: BTreeSet<PathBuf>,
     /// What was said to be refused, and why.
     refused: BTreeMap<PathBuf, String>,
+    /// Second names of databases, and the first ones.
+    second_names: BTreeMap<PathBuf, PathBuf>,
     due: Due,
     looks: Allowance,
     /// No whole scan before this.
@@ -95,6 +97,7 @@ impl Volume {
             heads: Heads::default(),
             foreign: BTreeSet::new(),
             refused: BTreeMap::new(),
+            second_names: BTreeMap::new(),
             due: Due {
                 scan: Some(now),
                 ..Due::default()
@@ -262,6 +265,7 @@ impl Volume {
             .drop_dirs(&self.pod, &self.name, Path::new(""), &BTreeSet::new());
         self.inventory.clear();
         self.refused.clear();
+        self.second_names.clear();
         self.foreign.clear();
         self.heads = Heads::default();
         let (pod, volume) = (self.pod.clone(), self.name.clone());
@@ -461,7 +465,37 @@ impl Volume {
                 Change::Gone(path) => Event::DatabaseGone { pod, volume, path },
             })?;
         }
+        self.note_second_names(&mut seen, &within);
         self.refuse(seen.refused, within, cx)
+    }
+
+    /// A database under capture that has another name from now on, or has it no more, is to be looked
+    /// at by whoever captures it.
+    fn note_second_names(&mut self, seen: &mut Seen, within: impl Fn(&Path) -> bool) {
+        let found = self.inventory.second_names(&seen.files);
+        for (second, first) in &found {
+            if seen.refused.len() < REFUSALS_MAX {
+                seen.refused.insert(
+                    second.clone(),
+                    format!(
+                        "it is a second name (hard link) of {}, which is followed; an app that opens \
+                         a database by two names damages it",
+                        first.display()
+                    ),
+                );
+            }
+        }
+        let before = std::mem::take(&mut self.second_names);
+        let (gone, mut stay): (BTreeMap<_, _>, BTreeMap<_, _>) = before
+            .into_iter()
+            .partition(|(second, _)| within(second) && !found.contains_key(second));
+        self.due.touched.extend(gone.into_values());
+        for (second, first) in found {
+            if stay.len() < REFUSALS_MAX && stay.insert(second, first.clone()).is_none() {
+                self.due.touched.insert(first);
+            }
+        }
+        self.second_names = stay;
     }
 
     /// Holds the number of databases down: those known already go before new ones.

@@ -688,6 +688,7 @@ impl Database {
             row.txid = facts.txid.or(row.txid);
             row.size_bytes = facts.size_bytes;
             row.wal_bytes = facts.wal_bytes;
+            row.names = facts.names;
             row.pending_bytes = pending_bytes;
             row.behind_since = facts.behind_since();
             row.branch = self.branch.as_ref().map(|(name, _)| name.clone());
@@ -743,6 +744,12 @@ impl Database {
             (_, Phase::Opening | Phase::Snapshotting) => State::Snapshotting,
             (_, Phase::Following | Phase::Failed | Phase::Ended) => State::Following,
         };
+        if facts.names > 1 {
+            let reason = format!("the file has {} names (hard links)", facts.names);
+            let hint = "followed by the one that it had first; remove the others: an app that opens a \
+                        database by two names damages it, and after a restart the agent refuses it";
+            return (state, Some(reason), Some(hint.to_owned()));
+        }
         (state, None, None)
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct Facts {
     pub(crate) ending: bool,
     /// The file is not at its path any more, while its pod lives.
     pub(crate) removed: bool,
+    /// How many names the file has; more than one is a hard link.
+    pub(crate) names: u64,
     /// The newest TXID whose file was asked to hold every page.
     pub(crate) full: Option<Txid>,
     /// Owner and mode of the file.

@@ -155,6 +155,8 @@ pub struct DatabaseStatus {
     pub hint: Option<String>,
     /// Name of the branch that takes this database's commits while it is fenced.
     pub branch: Option<String>,
+    /// How many names its file has; more than one is a hard link.
+    pub names: u64,
     /// Size of the database in bytes.
     pub size_bytes: u64,
     /// Size of its WAL file in bytes.
@@ -190,6 +192,7 @@ impl DatabaseStatus {
             reason: None,
             hint: None,
             branch: None,
+            names: 1,
             size_bytes: 0,
             wal_bytes: 0,
             txid: None,

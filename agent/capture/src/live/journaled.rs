@@ -15,7 +15,7 @@ use sqlrep_format::{DatabaseHeader, HeaderError, JournalMode, PageCount, PageSiz
 use super::beneath::{checked_stat, inode_at, open_beneath, open_volume};
 use super::journal::Hot;
 use super::registry::Claim;
-use super::{Inode, LiveFile, SHARED_BYTES, Whereabouts, owned_now, read_full, whereabouts};
+use super::{Inode, LiveFile, SHARED_BYTES, Whereabouts, names, owned_now, read_full, whereabouts};
 use crate::Error;
 use crate::ffi::{self, Bytes, Lock};
 
@@ -143,6 +143,10 @@ impl Journaled {
 
     pub(crate) fn ownership(&self) -> (u32, u32, u32) {
         owned_now(&self.db).unwrap_or(self.owned)
+    }
+
+    pub(crate) fn names(&self) -> u64 {
+        names(&self.db)
     }
 
     pub(crate) fn whereabouts(&self) -> Whereabouts {

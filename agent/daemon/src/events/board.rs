@@ -54,6 +54,7 @@ struct Seen(BTreeMap<(String, String), Row>);
 struct Row {
     state: State,
     lags: bool,
+    linked: bool,
     damages: u64,
     database_damages: u64,
 }
@@ -86,6 +87,10 @@ impl Seen {
                 );
                 notices.push(notice(row, Reason::Lagging, note));
             }
+            let linked = row.names > 1;
+            if linked && old.is_none_or(|old| !old.linked) {
+                notices.push(notice(row, Reason::HardLink, words(row)));
+            }
             let damages = row.replica.damages;
             if let Some(damage) = &row.replica.damage
                 && old.is_none_or(|old| old.damages < damages)
@@ -104,6 +109,7 @@ impl Seen {
             let now = Row {
                 state,
                 lags,
+                linked,
                 damages,
                 database_damages,
             };
@@ -227,6 +233,21 @@ mod tests {
         assert_eq!(reasons(&mut seen, checked(1, damaged()), false), []);
         assert_eq!(reasons(&mut seen, checked(1, QuickCheck::Ok), false), []);
         assert_eq!(reasons(&mut seen, checked(2, damaged()), false), told);
+    }
+
+    #[test]
+    fn a_second_name_is_told_once_as_long_as_it_is_there() {
+        let mut seen = Seen::default();
+        let named = |names| {
+            let mut row = row(State::Following);
+            row.names = names;
+            row
+        };
+        assert_eq!(reasons(&mut seen, named(1), false), []);
+        assert_eq!(reasons(&mut seen, named(2), false), [Reason::HardLink]);
+        assert_eq!(reasons(&mut seen, named(3), false), []);
+        assert_eq!(reasons(&mut seen, named(1), false), []);
+        assert_eq!(reasons(&mut seen, named(2), false), [Reason::HardLink]);
     }
 
     #[test]

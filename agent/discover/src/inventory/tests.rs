@@ -78,6 +78,27 @@ fn claimed_inode_is_followed_to_its_new_path_even_across_two_looks() {
     );
 }
 
+#[test]
+fn second_name_is_told_from_a_database_that_moved() {
+    let mut inventory = Inventory::default();
+    let (one, other) = (known(0, 1), known(0, 2));
+    let at = |path: &str, sighting| (PathBuf::from(path), sighting);
+    let databases = [
+        at("a", Sighting::Database(one)),
+        at("b", Sighting::Database(other)),
+    ];
+    inventory.see(&BTreeMap::from(databases), |_| false);
+    let seen = BTreeMap::from([
+        at("a", Sighting::Claimed(one.inode)),
+        at("moved", Sighting::Claimed(other.inode)),
+        at("b", Sighting::Nothing),
+        at("copy", Sighting::Claimed(one.inode)),
+    ]);
+    inventory.see(&seen, |_| true);
+    let names = inventory.second_names(&seen);
+    assert_eq!(names, BTreeMap::from([("copy".into(), "a".into())]));
+}
+
 proptest! {
     #[test]
     fn receiver_of_the_changes_knows_what_was_seen(

@@ -346,6 +346,7 @@ impl Thread<'_> {
                 }
                 Look::Uncommitted => self.pace.quiet(Instant::now(), session.pause()),
                 Look::Quiet => {
+                    self.note_names(session);
                     self.checkpoint(session)?;
                     self.pace.quiet(Instant::now(), session.pause());
                 }
@@ -494,6 +495,16 @@ impl Thread<'_> {
             facts.size_bytes = size;
             facts.wal_bytes = wal;
         });
+        self.note_names(session);
+    }
+
+    /// What a hard link leads to stays what it is; but who opens a database by another name has other
+    /// files beside it, and so it is said as long as there is one.
+    fn note_names(&self, session: &Follower) {
+        let names = session.names();
+        if self.job.progress.with(|facts| facts.names != names) {
+            self.job.progress.update(|facts| facts.names = names);
+        }
     }
 
     /// A turn without an error, after one with.
