@@ -26,6 +26,10 @@ const QUIET_LOOKS: u32 = 8;
 /// clock of a file system ticks every 1 to 10 ms.
 const REST_AGE: Duration = Duration::from_millis(20);
 
+/// The same where a file system counts whole seconds, or every other one (ext3, ext4 with small inodes,
+/// FAT), which a time without a fraction may be of.
+const COARSE_REST_AGE: Duration = Duration::from_millis(2_100);
+
 /// How long the app is left in peace for each byte that was read of its database: at 1 GB/s, which
 /// a slow machine reaches, reading then takes a tenth of the time at most.
 const PEACE_NANOS_PER_BYTE: u64 = 10;
@@ -233,7 +237,7 @@ impl Pages {
     /// Remembers that the file is whole, if nobody is at work on it and has not been for a while.
     fn note_rest(&mut self) -> Result<(), Error> {
         let (written, age) = self.live.last_write()?;
-        if age < REST_AGE || self.rest.is_some_and(|rest| rest.written == written) {
+        if age < rest_age(written) || self.rest.is_some_and(|rest| rest.written == written) {
             return Ok(());
         }
         let Some(_hold) = self.live.hold()? else {
@@ -341,6 +345,15 @@ impl Pages {
             place: None,
             node_id: self.options.writer,
         }
+    }
+}
+
+/// After how long a later write would show by another time.
+fn rest_age(written: SystemTime) -> Duration {
+    let since = written.duration_since(SystemTime::UNIX_EPOCH);
+    match since.unwrap_or_default().subsec_nanos() {
+        0 => COARSE_REST_AGE,
+        _ => REST_AGE,
     }
 }
 

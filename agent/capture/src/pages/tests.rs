@@ -278,6 +278,25 @@ fn a_file_without_a_name_counts_only_if_it_was_seen_whole() {
 }
 
 #[test]
+fn a_time_in_whole_seconds_proves_nothing_for_two_of_them() {
+    let mut bench = Bench::new();
+    let mut app = app(&bench, "DELETE", 4096);
+    let mut pages = started(&mut bench);
+    app.insert(3);
+    // As a file system that counts seconds has it: a write within this one would not show.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let second = SystemTime::UNIX_EPOCH + Duration::from_secs(now.unwrap().as_secs());
+    std::thread::sleep(REST_AGE * 3);
+    let file = fs::File::options().write(true).open(bench.path()).unwrap();
+    file.set_modified(second).unwrap();
+    drop(file);
+    assert_eq!(pages.look().unwrap(), Look::New);
+    assert_eq!(pages.look().unwrap(), Look::Quiet);
+    fs::remove_file(bench.path()).unwrap();
+    assert!(pages.drain(bench.now()).unwrap().is_none());
+}
+
+#[test]
 fn half_a_commit_in_a_file_without_a_name_is_not_captured() {
     for seen in [false, true] {
         let mut bench = Bench::new();
