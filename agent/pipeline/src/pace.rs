@@ -21,8 +21,8 @@ pub(crate) const STEP: Duration = Cadence::BUSY;
 /// First pause after a quiet look that followed a hint; it doubles.
 const LOOK_AGAIN_MIN: Duration = Cadence::LOOK;
 
-/// Looks end when the pause has grown past this: the commit that caused the hint was published
-/// or rolled back long ago, and the next write gives a new hint.
+/// Looks end when the pause has grown past this and nobody is in a transaction: the commit that
+/// caused the hint was published or rolled back, and the next write gives a new hint.
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(512);
 
 /// Pause between attempts after an error.
@@ -98,6 +98,14 @@ impl Pace {
         self.pause *= 2;
     }
 
+    /// A look found somebody in the middle of a transaction. Its end is written to memory that is
+    /// shared, of which no hint tells, and may come long after the last write to a file: after the
+    /// fsync of a disk that is busy. So it is looked for as long as that takes.
+    pub(crate) fn uncommitted(&mut self, now: Instant, pause: Duration) {
+        self.quiet(now, pause);
+        self.pause = self.pause.min(LOOK_AGAIN_MAX);
+    }
+
     /// New commits were read; `pause` is what the session asks for before the next look.
     pub(crate) fn stepped(&mut self, now: Instant, pause: Duration) {
         let paused = self
@@ -127,10 +135,13 @@ impl Pace {
         self.last_cut = Some(now);
     }
 
-    /// Commits were read while a file was cut. Should nobody write after that, no look says so.
-    pub(crate) fn read_meanwhile(&mut self, now: Instant) {
-        self.pending = Some(Pending::Busy);
-        self.last_new = Some(now);
+    /// Pages are read, by a look or beside one: while a file was cut, or for a checkpoint of ours.
+    /// Should nobody write after that, no look tells of them.
+    pub(crate) fn holds(&mut self, now: Instant) {
+        if self.pending.is_none() {
+            self.pending = Some(Pending::Busy);
+            self.last_new = Some(now);
+        }
     }
 
     /// No file is cut before: the app is left in peace.
@@ -214,6 +225,27 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_is_looked_after_until_it_ends() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        pace.touched(start);
+        let mut looks = 0;
+        while pace.wake_at().is_some_and(|at| at < start + SECOND * 60) {
+            let now = pace.wake_at().unwrap();
+            pace.uncommitted(now, STEP);
+            looks += 1;
+        }
+        assert!(pace.wake_at().is_some(), "its end would not be seen");
+        assert!(looks < 140, "{looks} looks in a minute");
+        let mut now = start + SECOND * 60;
+        while let Some(at) = pace.wake_at() {
+            assert!(at <= now + LOOK_AGAIN_MAX, "it is seen soon");
+            now = at;
+            pace.quiet(now, STEP);
+        }
+    }
+
+    #[test]
     fn the_first_commit_after_a_quiet_spell_is_cut_at_once() {
         let now = Instant::now();
         let mut pace = Pace::new(SECOND);
@@ -226,6 +258,24 @@ mod tests {
             pace.cut_due(later),
             "a pause is enough, not a whole interval"
         );
+    }
+
+    #[test]
+    fn what_is_read_beside_a_look_is_cut_though_nobody_writes_after_it() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        pace.stepped(start, STEP);
+        pace.cut(start);
+        // A quiet look, and a checkpoint of ours that found one more commit.
+        let later = start + STEP;
+        pace.holds(later);
+        pace.quiet(later, STEP);
+        assert!(pace.cut_due(start + SECOND), "it waits for a commit");
+        // What a look told of keeps its own time.
+        let mut pace = Pace::new(SECOND);
+        pace.stepped(start, STEP);
+        pace.holds(start);
+        assert!(pace.cut_due(start), "a pause is enough");
     }
 
     #[test]
@@ -290,7 +340,7 @@ mod tests {
         pace.stepped(start, STEP);
         let later = start + Duration::from_millis(200);
         pace.cut(later);
-        pace.read_meanwhile(later);
+        pace.holds(later);
         assert!(!pace.cut_due(later), "the writer is busy");
         let mut now = later;
         while !pace.cut_due(now) {

@@ -102,7 +102,7 @@ impl Remote {
 
     /// What time it is where the replica lies; `None`: there is none yet.
     pub(crate) fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.acting(|| self.store.clock())
+        self.calling(NfsOp::Check, || self.store.clock())
     }
 
     pub(crate) fn load_manifest(&self) -> Result<Option<Manifest>, StageError> {

@@ -341,10 +341,11 @@ impl Thread<'_> {
             match self.look(session)? {
                 Look::New => {
                     self.step(session)?;
-                    self.checkpoint(session)?;
+                    // Before all that may fail: what was read is cut in its time.
                     self.pace.stepped(Instant::now(), session.pause());
+                    self.checkpoint(session)?;
                 }
-                Look::Uncommitted => self.pace.quiet(Instant::now(), session.pause()),
+                Look::Uncommitted => self.pace.uncommitted(Instant::now(), session.pause()),
                 Look::Quiet => {
                     self.note_names(session);
                     self.checkpoint(session)?;
@@ -383,7 +384,11 @@ impl Thread<'_> {
 
     fn step(&mut self, session: &mut Follower) -> Result<(), StageError> {
         let seen = Instant::now();
-        let step = session.step()?;
+        let step = session.step();
+        if step.is_err() {
+            self.note_read(session); // one pass may have read what the next one failed after
+        }
+        let step = step?;
         self.job.progress.update(|facts| {
             facts.frames += u64::from(step.frames);
             if step.frames > 0 {
@@ -403,21 +408,14 @@ impl Thread<'_> {
         let now = Instant::now();
         self.pace.cut(now);
         self.pace.rest_until(now + session.peace());
-        let read_meanwhile = session.has_pending();
-        if read_meanwhile {
-            self.pace.read_meanwhile(now);
-        }
-        let now = Instant::now();
         self.job.progress.update(|facts| {
             match entry {
                 Some(entry) => facts.record_cut(entry.txid, entry.bytes, now),
                 // What was noticed came to nothing: a transaction that was undone.
                 None => facts.dirty_since = None,
             }
-            if read_meanwhile {
-                facts.dirty_since.get_or_insert(now);
-            }
         });
+        self.note_read(session);
         self.measure(session);
     }
 
@@ -479,12 +477,25 @@ impl Thread<'_> {
         if self.is_ending() {
             return Ok(());
         }
-        let done = session.checkpoint()?;
-        if done.is_some() {
+        let done = session.checkpoint();
+        // It reads what was committed since the look, and may fail after that.
+        self.note_read(session);
+        if done?.is_some() {
             self.job.progress.update(|facts| facts.checkpoints += 1);
             self.measure(session);
         }
         Ok(())
+    }
+
+    /// What was read beside a look is to be cut like the rest.
+    fn note_read(&mut self, session: &Follower) {
+        if session.has_pending() {
+            let now = Instant::now();
+            self.pace.holds(now);
+            self.job.progress.update(|facts| {
+                facts.dirty_since.get_or_insert(now);
+            });
+        }
     }
 
     fn measure(&self, session: &Follower) {
