@@ -18,7 +18,7 @@ use crate::scene::{Point, Scene, fresh};
 use crate::spine::rfc3339;
 
 /// Flips a bit in the middle of a file, and keeps its time.
-fn flip(path: &Path) -> Result<()> {
+pub(crate) fn flip(path: &Path) -> Result<()> {
     let time = fs::metadata(path)?.modified()?;
     let mut bytes = fs::read(path)?;
     let middle = bytes.len() / 2;

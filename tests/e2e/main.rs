@@ -29,6 +29,7 @@ mod refusals;
 mod rewind;
 mod rollback;
 mod scene;
+mod secrets;
 mod spine;
 mod steps;
 mod takeover;
