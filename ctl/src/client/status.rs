@@ -39,25 +39,17 @@ pub(super) fn failure(what: &str, status: &Status) -> Failure {
             .last()
             .map(ToString::to_string)
             .unwrap_or_default();
-        let hint = lost(&because);
-        return Failure::unreachable(format!("{what}: lost the agent: {because}")).hint(hint);
+        return Failure::unreachable(format!("{what}: lost the agent: {because}")).hint(LOST);
     }
     answered(what, status.code(), status.message())
 }
 
 /// The next step when an agent that was there is so no more. A server of TLS that does not take our
-/// certificate, or hears none, says so by closing.
-fn lost(because: &str) -> &'static str {
-    if ["closed", "broken pipe", "alert"]
-        .iter()
-        .any(|word| because.contains(word))
-    {
-        "see whether it still runs, then try again; over the network both must speak TLS (--tls-ca), \
-         and its --client-ca must have signed our --tls-cert, which must not have expired"
-    } else {
-        "see whether it still runs, then try again"
-    }
-}
+/// certificate, or hears none, says so by closing; what that looks like here depends on who was faster:
+/// a reset, a closed channel, an alert that is no HTTP/2 frame.
+const LOST: &str = "see whether it still runs, then try again; over the network both must speak TLS \
+                    (--tls-ca), and its --client-ca must have signed our --tls-cert, which must not \
+                    have expired";
 
 /// What the agent answered.
 pub(super) fn answered(what: &str, code: Code, message: &str) -> Failure {
