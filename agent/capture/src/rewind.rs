@@ -41,8 +41,6 @@ const PAGES_PER_STEP: i32 = 1024;
 pub enum Order {
     /// Take the write lock: from now on nobody commits.
     Lock,
-    /// Let go of it; nothing was written.
-    Unlock,
     /// Write the other state, commit, and end.
     Write,
 }
@@ -57,8 +55,6 @@ pub enum Answer {
     Locked,
     /// It did not get the lock in time.
     Busy,
-    /// It has let go of the lock.
-    Unlocked,
     /// So many pages of so many are written.
     Wrote {
         /// Pages done.
@@ -203,10 +199,6 @@ impl Prepared {
                     wait_at_most(&mut self.live, self.patience).map_err(io::Error::other)?;
                     under_lock(&self.source, &mut self.live, &mut talk)?
                 }
-                Some(Order::Unlock) => {
-                    talk.say(&Answer::Unlocked)?;
-                    Next::GoOn
-                }
                 Some(Order::Write) => {
                     talk.say(&Answer::Refused("the lock comes first".to_owned()))?;
                     Next::End
@@ -264,10 +256,9 @@ fn under_lock<R: BufRead, W: Write>(
             write(&backup, talk)?;
             Ok(Next::End)
         }
-        Some(Order::Unlock | Order::Lock) => {
-            drop(backup);
-            talk.say(&Answer::Unlocked)?;
-            Ok(Next::GoOn)
+        Some(Order::Lock) => {
+            talk.say(&Answer::Refused("it has the lock".to_owned()))?;
+            Ok(Next::End)
         }
         None => Ok(Next::End),
     }
@@ -299,7 +290,6 @@ impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Lock => "lock",
-            Self::Unlock => "unlock",
             Self::Write => "write",
         })
     }
@@ -311,7 +301,6 @@ impl FromStr for Order {
     fn from_str(line: &str) -> io::Result<Self> {
         match line {
             "lock" => Ok(Self::Lock),
-            "unlock" => Ok(Self::Unlock),
             "write" => Ok(Self::Write),
             _ => Err(not_understood(line)),
         }
@@ -326,7 +315,6 @@ impl fmt::Display for Answer {
             Self::Ready => f.write_str("ready"),
             Self::Locked => f.write_str("locked"),
             Self::Busy => f.write_str("busy"),
-            Self::Unlocked => f.write_str("unlocked"),
             Self::Wrote { pages, of } => write!(f, "wrote {pages} {of}"),
             Self::Done => f.write_str("done"),
             Self::Refused(reason) => write!(f, "refused {}", line(reason)),
@@ -344,7 +332,6 @@ impl FromStr for Answer {
             "ready" => Self::Ready,
             "locked" => Self::Locked,
             "busy" => Self::Busy,
-            "unlocked" => Self::Unlocked,
             "wrote" => {
                 let numbers = rest
                     .split_once(' ')

@@ -84,8 +84,10 @@ fn orders_that_end_early_change_nothing() {
     for (orders, last) in [
         ("", Answer::Ready),
         ("lock\n", Answer::Locked),
-        ("lock\nunlock\n", Answer::Unlocked),
-        ("lock\nunlock\nlock\n", Answer::Locked),
+        (
+            "lock\nlock\n",
+            Answer::Refused("it has the lock".to_owned()),
+        ),
     ] {
         let (dir, mut app) = scene("wal");
         assert_eq!(told(dir.path(), orders).last(), Some(&last), "{orders:?}");
@@ -270,7 +272,6 @@ fn what_is_said_is_what_is_heard() {
         Answer::Ready,
         Answer::Locked,
         Answer::Busy,
-        Answer::Unlocked,
         Answer::Wrote { pages: 7, of: 9 },
         Answer::Done,
         Answer::Refused("no, thanks".to_owned()),
@@ -280,7 +281,7 @@ fn what_is_said_is_what_is_heard() {
     }
     let two_lines = Answer::Failed("one\ntwo".to_owned()).to_string();
     assert_eq!(two_lines, "failed one two");
-    for order in [Order::Lock, Order::Unlock, Order::Write] {
+    for order in [Order::Lock, Order::Write] {
         assert_eq!(order.to_string().parse::<Order>().unwrap(), order);
     }
     for line in ["", "wrote", "wrote 1", "wrote x 2", "LOCK"] {
