@@ -24,11 +24,27 @@ impl Timestamp {
         now.max(Self(self.0.saturating_add(1)))
     }
 
+    /// This point and so much after it; the last of all where there is none.
+    #[must_use]
+    pub fn later(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(millis(by)))
+    }
+
+    /// This point and so much before it; the first of all where there is none.
+    #[must_use]
+    pub fn earlier(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(by)))
+    }
+
     /// How long before `later` this point lies; zero if it does not.
     pub fn until(self, later: Self) -> Duration {
         let millis = later.0.saturating_sub(self.0).max(0);
         Duration::from_millis(millis.unsigned_abs())
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ impl ChainClock {
         let Some((at, since)) = self.reached else {
             return reading.wall;
         };
-        later(at, reading.count.saturating_duration_since(since))
+        at.later(reading.count.saturating_duration_since(since))
     }
 }
 
@@ -130,22 +130,10 @@ impl Jumps {
     /// A time from before a jump is so much later, but not later than the jump.
     fn moved(&self, time: Timestamp) -> Timestamp {
         self.0.iter().fold(time, |time, jump| {
-            let moved = later(time, jump.by).min(jump.to);
+            let moved = time.later(jump.by).min(jump.to);
             time.max(moved)
         })
     }
-}
-
-/// A time, and so much after it.
-pub(crate) fn later(time: Timestamp, by: Duration) -> Timestamp {
-    let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millis(time.millis().saturating_add(millis))
-}
-
-/// A time, and so much before it.
-pub(crate) fn earlier(time: Timestamp, by: Duration) -> Timestamp {
-    let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millis(time.millis().saturating_sub(millis))
 }
 
 #[cfg(test)]

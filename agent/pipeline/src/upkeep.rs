@@ -12,7 +12,7 @@ use sqlrep_replica::compact::{first_snapshot_plan, pending};
 use sqlrep_replica::retain::{self, Policy};
 use sqlrep_replica::{Listing, ReplicaFile};
 
-use crate::clock::{ChainClock, Jumps, Reading, SET_MIN, later};
+use crate::clock::{ChainClock, Jumps, Reading, SET_MIN};
 use crate::limits;
 
 /// What single captures are merged into first.
@@ -124,8 +124,8 @@ impl Upkeep {
     /// Nothing is known yet. `spread`, between 0 and 1, is a database's own: those of a node do not
     /// all look, nor read back, at the same time.
     pub(crate) fn new(rhythm: Rhythm, spread: f64, now: Timestamp) -> Self {
-        let look_at = later(now, limits::FIRST_LOOK.mul_f64(spread));
-        let verify_at = rhythm.verify.map(|every| later(now, every.mul_f64(spread)));
+        let look_at = now.later(limits::FIRST_LOOK.mul_f64(spread));
+        let verify_at = rhythm.verify.map(|every| now.later(every.mul_f64(spread)));
         Self {
             rhythm,
             listing: None,
@@ -264,13 +264,13 @@ impl Upkeep {
 
     /// The replica was read back, whatever came of it.
     pub(crate) fn verified(&mut self, now: Timestamp) {
-        self.verify_at = self.rhythm.verify.map(|every| later(now, every));
+        self.verify_at = self.rhythm.verify.map(|every| now.later(every));
         self.worked();
     }
 
     /// There is no place to look at what is read back: again soon.
     pub(crate) fn verify_later(&mut self, now: Timestamp) {
-        self.verify_at = Some(later(now, limits::CHECK_PAUSE));
+        self.verify_at = Some(now.later(limits::CHECK_PAUSE));
         self.plan();
     }
 
@@ -291,16 +291,16 @@ impl Upkeep {
 
     fn set_forward(&mut self, to: Timestamp, by: Duration) {
         self.jumps.note(to, by);
-        self.look_at = later(self.look_at, by);
-        self.pause_until = later(self.pause_until, by);
-        self.verify_at = self.verify_at.map(|at| later(at, by));
+        self.look_at = self.look_at.later(by);
+        self.pause_until = self.pause_until.later(by);
+        self.verify_at = self.verify_at.map(|at| at.later(by));
         self.plan();
     }
 
     /// A chore failed; says how often in a row.
     pub(crate) fn failed(&mut self, now: Timestamp) -> u32 {
         let doubled = limits::UPKEEP_RETRY_MIN * 2_u32.saturating_pow(self.failures.min(10));
-        self.pause_until = later(now, doubled.min(limits::UPKEEP_RETRY_MAX));
+        self.pause_until = now.later(doubled.min(limits::UPKEEP_RETRY_MAX));
         self.failures = self.failures.saturating_add(1);
         // Whatever was the matter: what is there now is the place to go on from.
         self.surprised(now);
@@ -340,7 +340,7 @@ impl Upkeep {
         if let Some(newest) = newest
             && Some(newest.range.max()) < listing.head()
         {
-            let at = later(newest.modified, self.rhythm.snapshot);
+            let at = newest.modified.later(self.rhythm.snapshot);
             due.push((at, Chore::Snapshot));
         }
         if let Some(at) = retain::due(listing, &self.rhythm.policy) {

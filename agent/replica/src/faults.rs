@@ -505,6 +505,20 @@ fn after_a_crash_or_a_power_failure_at_any_step_the_next_attempt_succeeds() {
 /// Operations that read a replica.
 type Reading = fn(&FaultyStore, &Path) -> Outcome;
 
+fn snapshots(store: &FaultyStore, _: &Path) -> Outcome {
+    if let Some(plan) = snapshot_plan(&store.list()?)? {
+        compact(store, &plan, Level::SNAPSHOT, &())?;
+    }
+    Ok(())
+}
+
+fn claims(store: &FaultyStore, _: &Path) -> Outcome {
+    let head = store.list()?.head().ok_or("there is a head")?;
+    let (header, page) = first_page(store, Point::Latest)?;
+    owner::claim(store, writer(), head, &page, &header, time(99))?;
+    Ok(())
+}
+
 fn read_all() -> Vec<(&'static str, Reading)> {
     vec![
         ("restore", |store, dir| {
@@ -534,22 +548,12 @@ fn read_all() -> Vec<(&'static str, Reading)> {
             }
             Ok(())
         }),
-        ("snapshot", |store, _| {
-            if let Some(plan) = snapshot_plan(&store.list()?)? {
-                compact(store, &plan, Level::SNAPSHOT, &())?;
-            }
-            Ok(())
-        }),
+        ("snapshot", snapshots),
         ("retain", |store, _| {
             retain(&store.list()?, &thinning(), time(900))?.carry_out(store)?;
             Ok(())
         }),
-        ("claim", |store, _| {
-            let head = store.list()?.head().ok_or("there is a head")?;
-            let (header, page) = first_page(store, Point::Latest)?;
-            owner::claim(store, writer(), head, &page, &header, time(99))?;
-            Ok(())
-        }),
+        ("claim", claims),
         ("publish", |store, dir| {
             owner::publish_l0(store, writer(), &spooled(dir, BEGUN + 1))?;
             owner::publish_l0(store, writer(), &spooled(dir, BEGUN + 1))?;

@@ -163,7 +163,7 @@ pub fn retain(listing: &Listing, policy: &Policy, now: Timestamp) -> Result<Remo
     expired.sort_by_key(|expired| (expired.file.level, expired.file.range));
     if !expired.is_empty() {
         let rest = without(listing, &expired);
-        prove(listing, &rest, earlier(now, policy.window))?;
+        prove(listing, &rest, now.earlier(policy.window))?;
     }
     // After the proof: a claim that is left alone is no road to anywhere.
     expired.retain(|expired| !policy.spares(&expired.file));
@@ -234,7 +234,7 @@ fn snapshots(listing: &Listing, policy: &Policy, add: &mut impl FnMut(Expiry)) {
             add(Expiry {
                 file: (*file).clone(),
                 why: Why::OldSnapshot,
-                at: later(newer.modified, policy.window),
+                at: newer.modified.later(policy.window),
             });
         }
     }
@@ -255,7 +255,7 @@ fn before_window(
             add(Expiry {
                 file: (*file).clone(),
                 why: Why::BeforeWindow,
-                at: later(snapshot.modified, policy.window),
+                at: snapshot.modified.later(policy.window),
             });
         }
     }
@@ -302,23 +302,13 @@ fn compacted(
             break;
         }
         let newest = wide.map_or(file.modified, |wide| wide.modified.max(file.modified));
-        at = at.max(later(newest, keep));
+        at = at.max(newest.later(keep));
         add(Expiry {
             file: (*file).clone(),
             why: Why::Compacted,
             at,
         });
     }
-}
-
-fn later(time: Timestamp, by: Duration) -> Timestamp {
-    let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millis(time.millis().saturating_add(millis))
-}
-
-fn earlier(time: Timestamp, by: Duration) -> Timestamp {
-    let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millis(time.millis().saturating_sub(millis))
 }
 
 /// Proves that `rest` restores what is kept of `listing`: the newest state, every state that a

@@ -182,8 +182,9 @@ impl Database {
     pub(super) fn note_published(&mut self, files: &[ReplicaFile]) {
         if self.branch.is_none() {
             let upkeep = &mut self.tending.upkeep;
-            upkeep.holds(files, Reading::take());
-            let now = upkeep.time(Reading::take());
+            let reading = Reading::take();
+            upkeep.holds(files, reading);
+            let now = upkeep.time(reading);
             upkeep.shipped(files, now);
         }
     }

@@ -14,7 +14,7 @@ use sqlrep_replica::retain::{self, Policy};
 use sqlrep_replica::{Listing, ReplicaFile, Store};
 use sqlrep_spool::DatabaseSpool;
 
-use crate::clock::{Jumps, earlier, later};
+use crate::clock::Jumps;
 use crate::error::StageError;
 use crate::home::Home;
 use crate::inspect::{Bench, Whole};
@@ -117,7 +117,7 @@ impl Tend {
         let there = there.ok().flatten();
         // Temp files have times of where they lie.
         self.store
-            .sweep(earlier(there.unwrap_or(now), limits::TEMP_AGE))?;
+            .sweep(there.unwrap_or(now).earlier(limits::TEMP_AGE))?;
         let manifest = self.store.load_manifest()?;
         let claims = manifest.map(|manifest| manifest.claims).unwrap_or_default();
         let sure = there.map_or(now, |there| now.min(there));
@@ -138,9 +138,9 @@ impl Tend {
         if let Some(stop) = self.stranger(&self.store.ranges(Level::L0)?) {
             return Ok(stop);
         }
-        let sure = sure.min(earlier(now, self.jumps.total()));
+        let sure = sure.min(now.earlier(self.jumps.total()));
         let next = self.store.prune(self.keep_beside, sure)?;
-        Ok(Tended::Pruned(next.map(|at| later(at, sure.until(now)))))
+        Ok(Tended::Pruned(next.map(|at| at.later(sure.until(now)))))
     }
 
     /// Who else writes to the replica, told from the names at level 0.

@@ -67,18 +67,8 @@ fn operations() -> Vec<(&'static str, Reading)> {
         ("verify", |store, _| {
             Ok(verify(store, Point::Latest, &()).map(drop)?)
         }),
-        ("snapshot", |store, _| {
-            if let Some(plan) = snapshot_plan(&store.list()?)? {
-                compact(store, &plan, Level::SNAPSHOT, &())?;
-            }
-            Ok(())
-        }),
-        ("claim", |store, _| {
-            let head = store.list()?.head().ok_or("there is a head")?;
-            let (header, page) = first_page(store, Point::Latest)?;
-            owner::claim(store, writer(), head, &page, &header, time(99))?;
-            Ok(())
-        }),
+        ("snapshot", snapshots),
+        ("claim", claims),
     ]
 }
 

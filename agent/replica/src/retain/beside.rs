@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use sqlrep_format::{Timestamp, Txid};
 
-use super::later;
 use crate::calendar::parse_compact;
 use crate::durable::{self, Dir, Fs, Place};
 use crate::layout::{BRANCHES_DIR, DAMAGED_DIR, META_DIR};
@@ -46,7 +45,7 @@ impl Beside {
             let since = name.to_str().and_then(|name| name.split_once('-'));
             let since = since.and_then(|(since, _)| parse_compact(since));
             if let Some(since) = since
-                && beside.goes(later(since, keep), now)
+                && beside.goes(since.later(keep), now)
             {
                 beside.damaged.push(name);
             }
@@ -114,7 +113,7 @@ fn expiries(
     let last = last.map(|branch| branch.name.clone());
     let goes = move |branch: &Branch| Some(&branch.name) != last.as_ref();
     let at = move |branch: Branch| {
-        let at = later(branch.changed, keep);
+        let at = branch.changed.later(keep);
         (branch, at)
     };
     branches.into_iter().filter(goes).map(at)
