@@ -20,8 +20,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Extensions, Status};
+
+use crate::rpc::{Origin, Peer};
 
 pub(crate) use self::deed::Deed;
 pub(crate) use self::judge::{Judge, Unanswered, User};
@@ -142,7 +143,7 @@ impl Door {
         let Some(guarded) = &self.0 else {
             return Ok(Caller(None));
         };
-        if extensions.get::<UdsConnectInfo>().is_some() {
+        if Peer::of(extensions).is_some_and(|peer| peer.origin() == Origin::Node) {
             return Ok(Caller(None));
         }
         let user = guarded.user(token(metadata)?).await?.ok_or_else(|| {

@@ -8,6 +8,7 @@ mod databases;
 mod deadline;
 mod guard;
 mod incoming;
+mod peer;
 mod prompt;
 mod replicas;
 mod status;
@@ -36,6 +37,7 @@ use crate::auth::Door;
 use crate::config::Config;
 use guard::Guard;
 use incoming::Incoming;
+pub(crate) use peer::{Origin, Peer};
 use prompt::prompt;
 use stream::Streams;
 

@@ -130,14 +130,16 @@ impl Databases for Service {
         let caller = guard::caller(&request)?;
         let rows = rows(&self.node, &request.get_ref().namespace);
         let rows = visible(&caller, &request.get_ref().namespace, rows).await?;
-        self.node
-            .streams
-            .answer(request.metadata(), |sink| async move {
+        self.node.streams.answer(
+            request.metadata(),
+            request.extensions(),
+            |sink| async move {
                 for row in rows {
                     sink.send(row).await?;
                 }
                 Ok(())
-            })
+            },
+        )
     }
 
     async fn watch(
@@ -145,9 +147,9 @@ impl Databases for Service {
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let caller = guard::caller(&request)?;
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let node = self.node.clone();
-        self.node.streams.answer(&metadata, |sink| {
+        self.node.streams.answer(&metadata, &extensions, |sink| {
             watch::run(node, caller, message.namespace, sink)
         })
     }
@@ -156,22 +158,22 @@ impl Databases for Service {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let id = convert::named(message.database)?;
         let fleet = self.node.fleet.clone();
-        self.node
-            .streams
-            .answer(&metadata, |sink| read::history(fleet, id, sink))
+        self.node.streams.answer(&metadata, &extensions, |sink| {
+            read::history(fleet, id, sink)
+        })
     }
 
     async fn sync(
         &self,
         request: Request<v1::SyncRequest>,
     ) -> Result<Response<Self::SyncStream>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let ids = convert::all_named(message.databases)?;
         let fleet = self.node.fleet.clone();
-        self.node.streams.answer(&metadata, |sink| {
+        self.node.streams.answer(&metadata, &extensions, |sink| {
             for_each(ids, move |id| sync(fleet.clone(), id, sink.clone()))
         })
     }
@@ -180,10 +182,10 @@ impl Databases for Service {
         &self,
         request: Request<v1::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let ids = convert::all_named(message.databases)?;
         let fleet = self.node.fleet.clone();
-        self.node.streams.answer(&metadata, |sink| {
+        self.node.streams.answer(&metadata, &extensions, |sink| {
             for_each(ids, move |id| snapshot(fleet.clone(), id, sink.clone()))
         })
     }
@@ -192,12 +194,12 @@ impl Databases for Service {
         &self,
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let ids = convert::all_named(message.databases)?;
         let point = convert::point(message.point)?;
         let branch = convert::branch(message.branch);
         let fleet = self.node.fleet.clone();
-        self.node.streams.answer(&metadata, |sink| {
+        self.node.streams.answer(&metadata, &extensions, |sink| {
             for_each(ids, move |id| {
                 read::verify(fleet.clone(), id, point, branch.clone(), sink.clone())
             })
@@ -208,12 +210,12 @@ impl Databases for Service {
         &self,
         request: Request<v1::RestoreRequest>,
     ) -> Result<Response<Self::RestoreStream>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let id = convert::named(message.database)?;
         let point = convert::point(message.point)?;
         let branch = convert::branch(message.branch);
         let fleet = self.node.fleet.clone();
-        self.node.streams.answer(&metadata, |sink| {
+        self.node.streams.answer(&metadata, &extensions, |sink| {
             read::restore(fleet, id, point, branch, sink)
         })
     }
@@ -222,16 +224,16 @@ impl Databases for Service {
         &self,
         request: Request<v1::RestoreInPlaceRequest>,
     ) -> Result<Response<Self::RestoreInPlaceStream>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let id = convert::named(message.database)?;
         let wanted = Wanted {
             point: convert::point(message.point)?,
             branch: convert::branch(message.branch),
         };
         let fleet = self.node.fleet.clone();
-        self.node
-            .streams
-            .answer(&metadata, |sink| rewind::run(fleet, id, wanted, sink))
+        self.node.streams.answer(&metadata, &extensions, |sink| {
+            rewind::run(fleet, id, wanted, sink)
+        })
     }
 
     async fn takeover(

@@ -12,7 +12,7 @@ use sqlrep_proto::v1::databases_server::Databases;
 use sqlrep_proto::v1::replicas_server::Replicas;
 use tonic::{Request, Response, Status};
 
-use super::{agent, databases, replicas};
+use super::{Peer, agent, databases, replicas};
 use crate::auth::{Caller, Deed, Door};
 
 /// A service behind the door.
@@ -29,7 +29,11 @@ impl<S> Guard<S> {
 
     async fn caller<M>(&self, request: &Request<M>) -> Result<Caller, Status> {
         let (metadata, extensions) = (request.metadata(), request.extensions());
-        self.door.caller(metadata, extensions).await
+        let caller = self.door.caller(metadata, extensions).await?;
+        if let Some(peer) = Peer::of(extensions) {
+            peer.called();
+        }
+        Ok(caller)
     }
 
     /// Lets a call on one database pass.

@@ -18,6 +18,8 @@ use tokio_stream::Stream;
 use tokio_util::sync::PollSemaphore;
 use tonic::transport::server::Connected;
 
+use super::peer::{Origin, Peer, UNUSED};
+
 /// After a failed accept (no descriptors left) the next is tried this much later.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -31,10 +33,17 @@ const GREETING_BYTES: usize = 24;
 const SILENCE: Duration = Duration::from_secs(75);
 const _: () = assert!(SILENCE.as_secs() > 2 * super::KEEPALIVE.as_secs());
 
+/// How long what is to be sent may wait for a caller who takes nothing of it. HTTP/2 reads on only when
+/// its answers to pings are gone, so that no other bound is looked at meanwhile.
+const STUCK: Duration = SILENCE;
+
 /// A socket that connections come from.
 pub(super) trait Accept: Unpin {
     /// A connection.
     type Socket;
+
+    /// Where they come from.
+    const ORIGIN: Origin;
 
     /// The next one.
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Socket>>;
@@ -43,6 +52,8 @@ pub(super) trait Accept: Unpin {
 impl Accept for UnixListener {
     type Socket = UnixStream;
 
+    const ORIGIN: Origin = Origin::Node;
+
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
         self.poll_accept(cx).map_ok(|(socket, _)| socket)
     }
@@ -50,6 +61,8 @@ impl Accept for UnixListener {
 
 impl Accept for TcpListener {
     type Socket = TcpStream;
+
+    const ORIGIN: Origin = Origin::Network;
 
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
         let (socket, _) = ready!(self.poll_accept(cx))?;
@@ -94,12 +107,8 @@ impl<L: Accept> Stream for Incoming<L> {
             }
             match ready!(self.listener.poll_next(cx)) {
                 Ok(socket) => {
-                    let connection = self.permit.take().map(|room| Connection {
-                        socket,
-                        heard: 0,
-                        silence: Box::pin(sleep(GREETING)),
-                        _room: room,
-                    });
+                    let room = self.permit.take();
+                    let connection = room.map(|room| Connection::new(socket, L::ORIGIN, room));
                     return Poll::Ready(connection.map(Ok));
                 }
                 Err(error) => {
@@ -119,14 +128,60 @@ pub(super) struct Connection<S> {
     heard: usize,
     /// When it has said nothing for too long.
     silence: Pin<Box<Sleep>>,
+    peer: Peer,
+    /// When it was not used for too long, as far as is known.
+    unused: Pin<Box<Sleep>>,
+    /// Something waits to be sent: when it has waited for too long.
+    stuck: Option<Pin<Box<Sleep>>>,
     _room: OwnedSemaphorePermit,
 }
 
-impl<S: Connected> Connected for Connection<S> {
-    type ConnectInfo = S::ConnectInfo;
+impl<S> Connection<S> {
+    fn new(socket: S, origin: Origin, room: OwnedSemaphorePermit) -> Self {
+        Self {
+            socket,
+            heard: 0,
+            silence: Box::pin(sleep(GREETING)),
+            peer: Peer::new(origin),
+            unused: Box::pin(sleep(UNUSED)),
+            stuck: None,
+            _room: room,
+        }
+    }
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.socket.connect_info()
+    /// Ready when it was not used for too long.
+    fn poll_unused(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.unused.as_mut().poll(cx));
+            let over_at = self.peer.over_at();
+            if over_at <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.unused.as_mut().reset(over_at);
+        }
+    }
+
+    /// What came of an attempt to send, or that nothing was taken for too long.
+    fn or_stuck<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sent: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if sent.is_ready() {
+            self.stuck = None;
+            return sent;
+        }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(STUCK)));
+        ready!(stuck.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S> Connected for Connection<S> {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 
@@ -136,6 +191,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.poll_unused(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let before = buffer.filled().len();
         match Pin::new(&mut self.socket).poll_read(cx, buffer) {
             Poll::Pending => {
@@ -159,14 +217,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        let sent = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.or_stuck(cx, sent)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        let sent = Pin::new(&mut self.socket).poll_flush(cx);
+        self.or_stuck(cx, sent)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

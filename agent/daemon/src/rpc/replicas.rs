@@ -32,9 +32,10 @@ impl Replicas for Service {
         let caller = guard::caller(&request)?;
         let namespace = request.get_ref().namespace.clone();
         let fleet = self.node.fleet.clone();
-        self.node
-            .streams
-            .answer(request.metadata(), |sink| async move {
+        self.node.streams.answer(
+            request.metadata(),
+            request.extensions(),
+            |sink| async move {
                 let replicas = fleet.replicas().await.map_err(|error| status::of(&error))?;
                 let at_hand = replicas
                     .iter()
@@ -49,6 +50,7 @@ impl Replicas for Service {
                     }
                 }
                 Ok(())
-            })
+            },
+        )
     }
 }

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use tonic::{Response, Status};
+use tonic::{Extensions, Response, Status};
 
-use super::deadline;
+use super::{Peer, deadline};
 
 /// Streams that are open at once.
 const STREAMS_MAX: usize = 128;
@@ -89,6 +89,7 @@ impl Streams {
     pub(super) fn answer<T, W, F>(
         &self,
         metadata: &MetadataMap,
+        extensions: &Extensions,
         work: W,
     ) -> Result<Response<Answers<T>>, Status>
     where
@@ -119,7 +120,9 @@ impl Streams {
             _permit: permit,
         }));
         let seen = Arc::downgrade(&queue);
+        let in_use = Peer::of(extensions).map(Peer::in_use);
         tokio::spawn(async move {
+            let _in_use = in_use;
             let all_taken = async {
                 let end = match end.await {
                     Ok(()) => None,

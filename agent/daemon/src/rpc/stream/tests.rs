@@ -6,6 +6,7 @@ use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use super::*;
+use crate::rpc::peer::{Origin, UNUSED};
 
 /// What work holds until it is dropped, as a restore its file.
 struct Held(Arc<AtomicUsize>);
@@ -27,7 +28,9 @@ fn stream(streams: &Streams, messages: usize) -> (Answers<usize>, Arc<AtomicUsiz
         }
         Ok(())
     };
-    let answer = streams.answer(&MetadataMap::new(), work).unwrap();
+    let answer = streams
+        .answer(&MetadataMap::new(), &Extensions::new(), work)
+        .unwrap();
     (answer.into_inner(), holding)
 }
 
@@ -85,7 +88,9 @@ async fn a_slow_caller_gets_all_and_a_quiet_stream_stays_open() {
         sleep(TAKEN_WITHIN * 10).await;
         Ok(sink.send(7).await?)
     };
-    let quiet = streams.answer(&MetadataMap::new(), quiet).unwrap();
+    let quiet = streams
+        .answer(&MetadataMap::new(), &Extensions::new(), quiet)
+        .unwrap();
     let all: Vec<_> = quiet.into_inner().collect().await;
     assert!(matches!(all[..], [Ok(7)]), "{all:?}");
 }
@@ -116,6 +121,42 @@ async fn the_end_of_the_agent_ends_an_answer_that_nobody_takes() {
     assert_eq!(last.unwrap().unwrap_err().code(), Code::Unavailable);
 }
 
+/// A connection is used by work, and not by what waits for a caller who takes nothing.
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_used_as_long_as_its_answer_is_worked_on() {
+    let streams = Streams::new(CancellationToken::new());
+    let peer = Peer::new(Origin::Network);
+    let mut extensions = Extensions::new();
+    extensions.insert(peer.clone());
+    let in_use = || peer.over_at() == Instant::now() + UNUSED;
+    let quiet = |sink: Sink<u32>| async move {
+        sleep(TAKEN_WITHIN * 10).await;
+        Ok(sink.send(7).await?)
+    };
+    let answer = streams
+        .answer(&MetadataMap::new(), &extensions, quiet)
+        .unwrap();
+    let collected = tokio::spawn(answer.into_inner().collect::<Vec<_>>());
+    wait(9.9).await;
+    assert!(in_use());
+    assert_eq!(collected.await.unwrap().len(), 1);
+    wait(0.01).await;
+    assert!(!in_use(), "its end is the last use");
+    let flood = |sink: Sink<u32>| async move {
+        loop {
+            sink.send(1).await?;
+        }
+    };
+    let answer = streams
+        .answer(&MetadataMap::new(), &extensions, flood)
+        .unwrap();
+    wait(0.9).await;
+    assert!(in_use());
+    wait(1.2).await;
+    assert!(!in_use(), "it was cut");
+    drop(answer);
+}
+
 /// Work that panics has not said all that there is.
 #[tokio::test]
 async fn an_answer_whose_work_panics_does_not_end_well() {
@@ -124,7 +165,9 @@ async fn an_answer_whose_work_panics_does_not_end_well() {
         sink.send(1).await?;
         panic!("as a bug would");
     };
-    let answer = streams.answer(&MetadataMap::new(), work).unwrap();
+    let answer = streams
+        .answer(&MetadataMap::new(), &Extensions::new(), work)
+        .unwrap();
     let all: Vec<_> = answer.into_inner().collect().await;
     assert!(matches!(&all[..], [Ok(1), Err(status)] if status.code() == Code::Internal));
     assert_eq!(open(&streams), 0);
