@@ -7,6 +7,7 @@ the same proof: what the server has on its disk restores to every commit that wa
 import itertools
 import os
 import pathlib
+import re
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ sys.path.insert(0, str(HERE.parent / "support" / "py"))
 
 import world as w  # noqa: E402
 from server import Export, Server, poison, stuck  # noqa: E402
-from world import Agent, App, Failed, Node, Pod, World, check, wait  # noqa: E402
+from world import Agent, App, Clock, Failed, Node, Pod, World, check, wait  # noqa: E402
 
 SEED = int(os.environ.get("SQLREP_SEED", "1"))
 OUTAGE = float(os.environ.get("SQLREP_NFS_OUTAGE", "60"))
@@ -28,6 +29,9 @@ PACE = {"pause": 0.005}
 STALL_MAX = 2.0
 WAL_MAX = 32 << 20
 ANSWER_MAX = 5.0
+# Upkeep within seconds, and a window in which all of a test lies.
+HASTE = ["--levels", "1s,3s,9s", "--l0-retention", "1s", "--snapshot-interval", "4s", "--retention", "20m"]
+DAY = 24 * 3600
 # A publish that has no answer for half a minute is said to be stalled.
 TOLD_AFTER = 40
 # An agent that is told to end gives the share this long, and a moment to come to its end.
@@ -317,11 +321,15 @@ class Scenarios:
         calm(self.prove(agent, pod, app))
         say(f"  NFSv{self.version}: {said}")
 
-    def test_a_share_that_squashes_root_takes_the_uid_that_it_is_given(self):
+    def squash(self):
+        """Root is nobody from now on, and the export somebody's."""
         self.export.options = self.export.options.replace("no_root_squash", "root_squash")
         self.export.share()
         os.chown(self.export.path, 1000, 1000)
         self.export.path.chmod(0o755)
+
+    def test_a_share_that_squashes_root_takes_the_uid_that_it_is_given(self):
+        self.squash()
         agent = Agent(self.one, self.root)
         pod = Pod(self.one, "app", gated=False)
         app = App(self.world, "app", **PACE).create(pod.database)
@@ -334,6 +342,46 @@ class Scenarios:
         for path in self.export.path.rglob("*"):
             stat = path.stat()
             check((stat.st_uid, stat.st_gid) == (1000, 1000) or "lost+found" in path.parts, f"{path}: {stat}")
+
+    # ---- the node's clock is wrong ----
+
+    def a_clock_that_is_ahead(self, *flags):
+        """An agent that begins a year ahead of the server finds that out, and takes nothing away."""
+        clock, flags = Clock(self.world), [*HASTE, *flags]
+        agent = Agent(self.one, self.root, *flags, clock=clock)
+        pod = Pod(self.one, "app").wait_ready()
+        app = App(self.world, "app", **PACE).create(pod.database)
+        app.start(pod.database)
+
+        def another():
+            before = len(snapshots(self.behind(pod)))
+            wait("another snapshot", lambda: len(snapshots(self.behind(pod))) > before)
+
+        another()
+        another()
+        kept = snapshots(self.behind(pod))
+        agent.kill()
+        clock.set(400 * DAY)
+        self.export.share("ro")
+        agent = Agent(self.one, self.root, *flags, clock=clock)
+        time.sleep(3)
+        self.export.share()
+        another()
+        time.sleep(5)
+        another()
+        found = snapshots(self.behind(pod))
+        check(found[:len(kept)] == kept, f"what was kept is gone: {kept}, now {found}")
+        said = [line for line in agent.log.read_text().splitlines() if "clock is ahead of the one where" in line]
+        ahead = [int(re.search(r"seconds\D*?(\d{4,})", line)[1]) for line in said]
+        check(len(ahead) == 1 and abs(ahead[0] - 400 * DAY) < 60, f"how far it is ahead: {said}")
+        calm(self.prove(agent, pod, app))
+
+    def test_a_clock_that_is_ahead_of_the_server_takes_nothing(self):
+        self.a_clock_that_is_ahead()
+
+    def test_a_clock_that_is_ahead_of_a_server_that_squashes_root_takes_nothing(self):
+        self.squash()
+        self.a_clock_that_is_ahead("--replica-uid", "1000", "--replica-gid", "1000")
 
     # ---- two clients ----
 

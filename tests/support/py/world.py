@@ -20,6 +20,9 @@ import urllib.request
 import uuid
 
 WORKLOAD = pathlib.Path(__file__).with_name("workload.py")
+ORMLOAD = WORKLOAD.with_name("ormload.py")
+ORM = pathlib.Path(os.environ.get("SQLREP_PEER_DIR", "target/peer")) / "sqlalchemy"
+CLOCK = WORKLOAD.parent.with_name("clock.c")
 PATIENCE = 60.0
 
 
@@ -103,12 +106,32 @@ class Node:
         self.pods.mkdir()
 
 
+class Clock:
+    """A wall clock that is set under the agents that have it; all else has the real one."""
+
+    def __init__(self, world):
+        self.library, self.offset = world.fresh("clock.so"), world.fresh("clock.offset")
+        command = ["cc", "-shared", "-fPIC", "-O1", "-o", self.library, CLOCK]
+        subprocess.run(list(map(str, command)), check=True)
+        self.set(0)
+
+    def set(self, ahead):
+        """So many seconds ahead of the real one."""
+        self.ahead = ahead
+        draft = pathlib.Path(f"{self.offset}.draft")
+        draft.write_text(str(ahead))
+        draft.rename(self.offset)
+
+    def environment(self):
+        return {"LD_PRELOAD": str(self.library), "TEST_CLOCK": str(self.offset)}
+
+
 class Agent:
     """The real agent as a process."""
 
     ports = iter(range(19100, 65000))
 
-    def __init__(self, node, root, *flags, ready=True):
+    def __init__(self, node, root, *flags, ready=True, clock=None):
         self.world, self.node = node.world, node
         self.socket = node.dir / f"agent-{next(self.ports)}.sock"
         self.port = next(self.ports)
@@ -117,8 +140,9 @@ class Agent:
         command = [self.world.agent_bin, "run", "--node-name", node.name, "--pods", f"dir:{node.pods}"]
         command += ["--kubelet-root", node.kubelet, "--replica-root", root, "--state-dir", node.state]
         command += ["--listen", f"unix:{self.socket}", "--metrics", f"127.0.0.1:{self.port}", *flags]
+        environment = {**os.environ, **(clock.environment() if clock else {})}
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
+            self.process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
         self.world.processes.append(self.process)
         if ready:
             self.answers()
@@ -277,13 +301,16 @@ class App:
         self.habits = {"seed": f"{world.seed}/{name}", "journal": "WAL", "vacuum": 0, "timeout": 5}
         self.habits.update(habits)
         self.page_size = self.habits.pop("page_size", 4096)
+        # On an ORM it runs on the Python that has one.
+        orm = self.habits.pop("orm", False)
+        self.program = [ORM / "bin/python", ORMLOAD] if orm else [sys.executable, WORKLOAD]
         self.pace = {key: self.habits.pop(key) for key in ("pause", "autocheckpoint", "synchronous")
                      if key in self.habits}
         self.oracle = world.fresh(f"oracle-{name}")
         self.process = None
 
     def command(self, verb, database, **options):
-        command = [sys.executable, WORKLOAD, verb, database]
+        command = [*self.program, verb, database]
         for key, value in {**self.habits, **options}.items():
             command += [f"--{key.replace('_', '-')}", value]
         return list(map(str, command))
