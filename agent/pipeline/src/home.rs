@@ -106,7 +106,7 @@ impl Home {
     /// The directory below which the replicas of a volume of an app lie.
     pub(crate) fn place_of(&self, namespace: &str, app: &str, volume: &str) -> Place {
         match &self.0.kind {
-            Kind::Root(watch, _) => watch.path().join(namespace).join(app).join(volume).into(),
+            Kind::Root(watch, _) => watch.place(Path::new(namespace).join(app).join(volume)),
             Kind::Volume(watch) => watch.place(""),
         }
     }
@@ -116,7 +116,7 @@ impl Home {
         let meter = self.0.meter.clone();
         match &self.0.kind {
             Kind::Root(watch, owner) => {
-                let place = watch.path().join(id.replica_path());
+                let place = watch.place(id.replica_path());
                 Remote::new(place, Whose::Given(*owner), meter)
             }
             Kind::Volume(watch) => Remote::new(watch.place(id.encoded_path()), Whose::Owner, meter),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use sqlrep_replica::durable::{Base, Place};
 use sqlrep_replica::root::{self, RootError, RootId};
 use sqlrep_spool::Spool;
 
@@ -49,6 +50,8 @@ pub enum RootMemory {
 #[derive(Clone, Debug)]
 pub(crate) struct RootWatch {
     path: PathBuf,
+    /// What was found to be it. A call that hung may go on when the path leads elsewhere.
+    base: Base,
     spool: Arc<Spool>,
     seen: Arc<Mutex<RootHealth>>,
     cluster: Arc<Mutex<RootMemory>>,
@@ -62,6 +65,7 @@ impl RootWatch {
             probe: None,
         };
         Self {
+            base: Base::of_root(&path),
             path,
             spool,
             seen: Arc::new(Mutex::new(seen)),
@@ -78,6 +82,11 @@ impl RootWatch {
         &self.path
     }
 
+    /// A directory in it, as it was found by the last check that found it.
+    pub(crate) fn place(&self, below: impl AsRef<Path>) -> Place {
+        Place::beneath(&self.base, below)
+    }
+
     /// What the last check found.
     pub(crate) fn health(&self) -> RootHealth {
         self.seen
@@ -91,9 +100,12 @@ impl RootWatch {
     /// An empty root that nobody remembers is initialised; every other disagreement is an error.
     pub(crate) fn check(&self) -> Result<RootId, RootError> {
         let node = self.remembered();
-        let checked = self
-            .expected(node)
-            .and_then(|expected| root::check(&self.path, expected.as_ref()));
+        let checked = self.expected(node).and_then(|expected| {
+            let dir = root::open(&self.path)?;
+            let id = root::check_open(&dir, expected.as_ref())?;
+            self.base.hold(dir);
+            Ok(id)
+        });
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match &checked {
             Ok(id) => {

@@ -216,8 +216,17 @@ pub fn check_with(
     root: &Path,
     remembered: Option<&RootId>,
 ) -> Result<RootId, RootError> {
-    let dir = Dir::open(root).map_err(|source| refused(root, "open", source))?;
-    check_dir(fs, &dir, remembered, Content::Replicas)
+    check_dir(fs, &open(root)?, remembered, Content::Replicas)
+}
+
+/// Opens a root, to be checked: what is found of it then holds of this descriptor, and not of the path.
+pub fn open(root: &Path) -> Result<Dir, RootError> {
+    Dir::open(root).map_err(|source| refused(root, "open", source))
+}
+
+/// The same as [`check`] for one that is open.
+pub fn check_open(dir: &Dir, remembered: Option<&RootId>) -> Result<RootId, RootError> {
+    check_dir(&OsFs, dir, remembered, Content::Replicas)
 }
 
 /// The same for the open top of a volume that a pod names for its replicas. Whoever named it meant

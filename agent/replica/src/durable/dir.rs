@@ -64,6 +64,18 @@ impl Dir {
         Self::from_fd(fd, self.path().join(name))
     }
 
+    /// Opens a directory some way below this one; links are followed.
+    pub(super) fn open_below(&self, below: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let path = if below.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            below
+        };
+        let fd = rustix::fs::openat(self, path, flags, Mode::empty())?;
+        Self::from_fd(fd, self.path().join(below))
+    }
+
     /// Opens a regular file for reading; links, pipes and devices are refused.
     pub fn open_file(&self, name: &OsStr) -> io::Result<File> {
         // NONBLOCK: to open a pipe must not wait for a writer.

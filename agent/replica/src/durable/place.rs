@@ -1,8 +1,9 @@
 //! Directories named by a path, or by a path below an open directory that nothing leads out of.
 //!
-//! The replica root is the administrator's, and a path is as good as what he made of it. A volume of
-//! a pod is not: whoever writes to it could put a link where a replica is to be (L13). So a place in
-//! it is reached part by part from its open directory, never through a link.
+//! A path leads elsewhere when a share is unmounted or exchanged, so what was found to be ours is reached
+//! from its open directory. The replica root is the administrator's, and a link in it is as good as what
+//! he made of it. A volume of a pod is not: whoever writes to it could put a link where a replica is to
+//! be (L13). So a place in it is reached part by part, never through a link.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -12,15 +13,25 @@ use rustix::fs::{AtFlags, FileType};
 
 use super::Dir;
 
-/// The open top of a volume. Clones share it, so that it can be let go of for all of them: while it
-/// is open the volume cannot be unmounted.
+/// The open top of a replica root or of a volume. Clones share it, so that it can be exchanged or let go
+/// of for all of them: while it is open it cannot be unmounted.
 #[derive(Clone, Debug)]
 pub struct Base(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
+    links: Links,
     held: Mutex<Held>,
+}
+
+/// What becomes of links on the way to a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Links {
+    /// They are the administrator's.
+    Followed,
+    /// They may be anybody's.
+    Refused,
 }
 
 /// How it stands with a [`Base`].
@@ -37,10 +48,17 @@ enum Held {
 impl Base {
     /// One that is not open yet; `path` is for messages.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(Arc::new(Inner {
-            path: path.into(),
-            held: Mutex::new(Held::Not),
-        }))
+        Self::with(path.into(), Links::Refused)
+    }
+
+    /// The same for one that nobody but the administrator writes to.
+    pub fn of_root(path: impl Into<PathBuf>) -> Self {
+        Self::with(path.into(), Links::Followed)
+    }
+
+    fn with(path: PathBuf, links: Links) -> Self {
+        let held = Mutex::new(Held::Not);
+        Self(Arc::new(Inner { path, links, held }))
     }
 
     /// Its path.
@@ -122,11 +140,8 @@ impl Place {
 
     /// The directory that holds it, within the volume where it is in one.
     pub(super) fn parent(&self) -> Option<Self> {
-        if self
-            .base
-            .as_ref()
-            .is_some_and(|base| base.path() == self.path)
-        {
+        let top = self.base.as_ref().filter(|base| base.path() == self.path);
+        if top.is_some_and(|base| base.0.links == Links::Refused) {
             return None;
         }
         let here = Path::new(".");
@@ -136,7 +151,7 @@ impl Place {
             _ => here,
         };
         Some(Self {
-            base: self.base.clone(),
+            base: self.base.clone().filter(|_| top.is_none()),
             path: path.to_owned(),
         })
     }
@@ -144,7 +159,9 @@ impl Place {
     /// User and group of the directory, or of the nearest one on the way to it that exists; within a
     /// volume only.
     pub fn owner(&self) -> io::Result<(u32, u32)> {
-        let base = self.base.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let in_volume = self.base.as_ref();
+        let in_volume = in_volume.filter(|base| base.0.links == Links::Refused);
+        let base = in_volume.ok_or(io::ErrorKind::Unsupported)?;
         let mut dir = base.dir()?;
         let top = rustix::fs::fstat(&dir)?;
         let mut owner = (top.st_uid, top.st_gid);
@@ -172,6 +189,9 @@ impl Place {
         let outside = || io::Error::from(io::ErrorKind::InvalidInput);
         let below = self.path.strip_prefix(base.path()).map_err(|_| outside())?;
         let mut dir = base.dir()?;
+        if base.0.links == Links::Followed {
+            return dir.open_below(below);
+        }
         for part in below.components() {
             let Component::Normal(name) = part else {
                 return Err(outside());
@@ -235,6 +255,29 @@ mod tests {
         for out in ["..", "data.db/../../elsewhere", "/"] {
             assert!(Place::beneath(&base, out).open().is_err(), "{out}");
         }
+    }
+
+    #[test]
+    fn what_was_found_in_a_root_stays_there_wherever_its_path_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, away) = (dir.path().join("root"), dir.path().join("away"));
+        std::fs::create_dir_all(root.join("media/app")).unwrap();
+        std::os::unix::fs::symlink("media", root.join("link")).unwrap();
+        let base = Base::of_root(&root);
+        let place = Place::beneath(&base, "link/app/data.db");
+        let early = place.open().unwrap_err().kind();
+        assert_eq!(early, io::ErrorKind::NotConnected, "it would look empty");
+        base.hold(Dir::open(&root).unwrap());
+        rustix::fs::rename(&root, &away).unwrap();
+        std::fs::create_dir(&root).unwrap();
+        let made = super::super::ensure_dir(&super::super::OsFs, &place).unwrap();
+        assert_eq!(made.path(), root.join("link/app/data.db"));
+        assert!(away.join("media/app/data.db").is_dir());
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+        // One that was removed is not made anew.
+        std::fs::remove_dir_all(&away).unwrap();
+        assert!(super::super::ensure_dir(&super::super::OsFs, &place).is_err());
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
     }
 
     #[test]
