@@ -138,6 +138,35 @@ fn status(pid: i32, field: &str) -> Result<String> {
     Ok(words.collect::<Vec<_>>().join(" "))
 }
 
+/// It may take a little memory and time, write nothing, open nothing, start nothing, and goes first.
+fn limited(process: i32) -> Result<()> {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits"))?;
+    let hard = |name: &str| -> Result<u64> {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name));
+        let words = line.with_context(|| format!("no {name}: {limits}"))?;
+        let number = words.split_whitespace().nth(1).context("a limit")?;
+        number.parse().with_context(|| format!("{name}: {number}"))
+    };
+    for (name, most) in [
+        ("Max cpu time", 60),
+        ("Max data size", 100 << 20),
+        ("Max file size", 0),
+        ("Max core file size", 0),
+        ("Max processes", 0),
+        ("Max open files", 0),
+    ] {
+        let limit = hard(name)?;
+        ensure!(limit <= most, "{name}: {limit}");
+    }
+    let score = fs::read_to_string(format!("/proc/{process}/oom_score_adj"))?;
+    ensure!(score.trim() == "1000", "oom_score_adj is {score}");
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("fields")?;
+    let nice = fields.split_whitespace().nth(16).context("a nice value")?;
+    ensure!(nice == "19", "it is as nice as {nice}");
+    Ok(())
+}
+
 #[test]
 #[expect(clippy::too_many_lines, reason = "one story")]
 fn a_hostile_schema_is_looked_at_without_rights_and_its_process_may_be_killed() {
@@ -179,6 +208,7 @@ fn a_hostile_schema_is_looked_at_without_rights_and_its_process_may_be_killed() 
                 let root = fs::read_link(format!("/proc/{process}/root"))?;
                 ensure!(root != Path::new("/"), "it sees the system");
             }
+            limited(process)?;
             let open = fs::read_dir(format!("/proc/{process}/fd"))?.count();
             ensure!(open <= 4, "{open} descriptors are open");
             let said = verify(&agent, &neighbour, &[])?.done()?;

@@ -20,7 +20,7 @@ const STOLEN: &str = "stolenmark-7a9b1c3d5e7f9a0b";
 /// What rows hold: as a key, as a text, and in a blob.
 const ROW: &str = "rowmark-c4e6a8b0d2f4";
 
-/// A secret as it is, and in the ways in which programs print bytes.
+/// A secret as it is, and in the ways in which programs print bytes, without what is between them.
 fn forms(secret: &str) -> Vec<String> {
     let bytes = &secret.as_bytes()[..12];
     let each = |of: &dyn Fn(&u8) -> String, between: &str| {
@@ -30,14 +30,16 @@ fn forms(secret: &str) -> Vec<String> {
         secret[..12].to_owned(),
         each(&|byte| format!("{byte:02x}"), ""),
         each(&|byte| format!("{byte:02X}"), ""),
-        each(&|byte| format!("{byte:02x}"), " "),
-        each(&|byte| byte.to_string(), ", "),
+        each(&|byte| format!("{byte:02x}"), ","),
+        each(&|byte| format!("0x{byte:02x}"), ","),
+        each(&|byte| byte.to_string(), ","),
         each(&|byte| format!("\\x{byte:02x}"), ""),
     ]
 }
 
 /// None of the secrets is in a text.
 fn clean(what: &str, text: &str) -> Result<()> {
+    let text: String = text.split_whitespace().collect();
     for secret in [TOKEN, STOLEN, ROW] {
         for form in forms(secret) {
             if let Some(at) = text.find(&form) {

@@ -13,6 +13,7 @@ without, it only goes away. Whoever reads this for what is promised: agent/READM
 
 import argparse
 import collections
+import hashlib
 import os
 import pathlib
 import random
@@ -26,7 +27,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support" / "py"))
 
 import world as w  # noqa: E402
-from world import Agent, App, Failed, Node, Pod, World, check, wait  # noqa: E402
+from world import Agent, App, Clock, Failed, Node, Pod, World, check, wait  # noqa: E402
 
 # What apps do to their databases. A pace of some ten commits a second keeps a check, which makes
 # every transaction again, cheap.
@@ -40,12 +41,16 @@ HABITS = {
     "large-pages": {"page_size": 65536, "pause": 0.05},
     "persist": {"journal": "PERSIST", "vacuum": 40, "pause": 0.05},
     "checkpointed": {"pause": 0.02},  # by another process, each second
+    "orm": {"orm": True, "pause": 0.3},
 }
 # An app that has made so many commits ends, is proven to its last one, and begins anew.
 LIFE = 12_000
 FLAGS = ["--spool-limit", "64Mi", "--l0-retention", "30s", "--levels", "5s,20s,60s",
          "--snapshot-interval", "2m", "--verify-interval", "3m", "--drain-timeout", "5s"]
 SHARE_MEGABYTES = 1024
+DAY = 24 * 3600
+# By how much a node's clock is wrong.
+CLOCKS = (-400 * DAY, -DAY, -3600, -20, 0, 0, 20, 3600, DAY, 400 * DAY)
 PATIENCE = 180.0
 CHECKPOINTER = """
 import sqlite3, sys, time
@@ -141,6 +146,7 @@ class Life:
         self.node = soak.dice.choice(soak.nodes)
         self.pod = Pod(self.node, self.name)
         self.state, self.helper = "new", None
+        self.oldest = self.content = None
 
     def tick(self):
         """Goes on when its gate opens."""
@@ -181,6 +187,7 @@ class Soak:
         self.dice = random.Random(f"{args.seed}/soak")
         self.share = Share(self.world.path)
         self.nodes = [Node(self.world, name) for name in ("n1", "n2")]
+        self.clocks = {node.name: Clock(self.world) for node in self.nodes}
         self.agents = {}
         self.counts, self.faults = collections.Counter(), collections.Counter()
         self.refused, self.longest = 0, 0.0
@@ -192,7 +199,8 @@ class Soak:
         self.born = args.apps
 
     def start(self, node, patience=90):
-        agent = self.agents[node.name] = Agent(node, self.share.path, *FLAGS, ready=False)
+        agent = self.agents[node.name] = Agent(
+            node, self.share.path, *FLAGS, ready=False, clock=self.clocks[node.name])
         agent.answers(patience)
 
     def agent(self, life):
@@ -221,6 +229,23 @@ class Soak:
         life.app.commits(restored)
         restored.unlink()
         self.counts["restores at random moments"] += 1
+        self.restore_oldest(life, replica)
+
+    def restore_oldest(self, life, replica):
+        """The window is a week, by whatever clock: nothing that was ever there is too old."""
+        snapshots = [high for _, high, _ in w.files(replica, 9)]
+        if not snapshots:
+            return
+        life.oldest = life.oldest or snapshots[0]
+        if life.oldest != snapshots[0]:
+            self.counts["lost"] += 1
+            raise Failed(f"{life.name}: the state of TXID {life.oldest} is gone: {snapshots}")
+        restored = self.world.restore(replica, "--txid", f"{life.oldest:x}")
+        content = hashlib.sha256(restored.read_bytes()).hexdigest()
+        restored.unlink()
+        life.content = life.content or content
+        check(content == life.content, f"{life.name}: the state of TXID {life.oldest} is another one now")
+        self.counts["restores of the oldest state"] += 1
 
     def prove(self, life):
         """Ends an app; every commit of it must be on the share."""
@@ -317,6 +342,11 @@ class Soak:
         self.share.begin(fault, self.dice.uniform(3, 40))
         return f"share {fault}"
 
+    def set_clock(self):
+        node, ahead = self.dice.choice(self.nodes), self.dice.choice(CLOCKS)
+        self.clocks[node.name].set(ahead)
+        return True
+
     FAULTS = {
         "kill -9 of an agent": (kill, 4),
         "SIGTERM of an agent": (terminate, 2),
@@ -325,6 +355,7 @@ class Soak:
         "pod moved": (move, 8),
         "kill -9 of an app": (crash_app, 3),
         "share": (break_share, 4),
+        "clock set": (set_clock, 3),
     }
 
     def step(self):

@@ -129,7 +129,8 @@ class Clock:
 class Agent:
     """The real agent as a process."""
 
-    ports = iter(range(19100, 65000))
+    # Several worlds at once: each has some of its own.
+    ports = iter(range(19100 + os.getpid() % 400 * 100, 65000))
 
     def __init__(self, node, root, *flags, ready=True, clock=None):
         self.world, self.node = node.world, node
@@ -357,9 +358,10 @@ class App:
 
     def acknowledged(self):
         try:
-            return struct.unpack("<Q", self.oracle.read_bytes())[0]
+            told = self.oracle.read_bytes()
         except FileNotFoundError:
-            return 0
+            told = b""
+        return struct.unpack("<Q", told)[0] if told else 0  # empty before the first commit
 
     def commits(self, database):
         """Proves that a file is the exact state after some commit; returns how many are in it."""
