@@ -137,7 +137,7 @@ impl Hung {
                 let _caller: JoinHandle<_> = tokio::spawn(async move {
                     let job = move || {
                         entered.fetch_add(1, Ordering::Relaxed);
-                        drop(hangs.recv());
+                        let _let_go = hangs.recv();
                     };
                     lane.run(PATIENCE * 10, job).await
                 });
