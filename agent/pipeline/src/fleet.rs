@@ -4,7 +4,7 @@ pub(crate) mod end;
 pub(crate) mod targets;
 mod unread;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -488,6 +488,11 @@ impl Fleet {
     /// What is known of each database.
     pub fn list(&self) -> Vec<DatabaseStatus> {
         self.context.board.list()
+    }
+
+    /// Shows that to `look`, without a copy. Nobody else comes to a row meanwhile: it must be short.
+    pub fn look<T>(&self, look: impl FnOnce(&BTreeMap<Key, DatabaseStatus>) -> T) -> T {
+        self.context.board.look(look)
     }
 
     /// Rings when something in [`Fleet::list`] changed.

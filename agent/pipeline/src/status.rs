@@ -1,6 +1,7 @@
 //! What is known of each database: the one place that everybody else reads.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
@@ -242,6 +243,11 @@ impl Board {
         self.rows().values().cloned().collect()
     }
 
+    /// Shows all rows to `look`, which nobody changes meanwhile.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&BTreeMap<Key, DatabaseStatus>) -> T) -> T {
+        look(&self.rows())
+    }
+
     /// All rows with their keys.
     pub(crate) fn rows_with_keys(&self) -> Vec<(Key, DatabaseStatus)> {
         self.rows()
@@ -270,14 +276,24 @@ impl Board {
 
     /// Adds a row unless it is there.
     pub(crate) fn insert(&self, key: &Key, row: DatabaseStatus) {
-        self.rows().entry(key.clone()).or_insert(row);
-        self.ring();
+        let is_new = match self.rows().entry(key.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(row);
+                true
+            }
+            Entry::Occupied(_) => false,
+        };
+        if is_new {
+            self.ring();
+        }
     }
 
     /// Takes a row away.
     pub(crate) fn remove(&self, key: &Key) {
-        self.rows().remove(key);
-        self.ring();
+        let was_there = self.rows().remove(key).is_some();
+        if was_there {
+            self.ring();
+        }
     }
 
     /// Changes a row, if it is there, and rings when something changed.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use sqlrep_pipeline::{DatabaseStatus, Fleet, State};
+use sqlrep_pipeline::{DatabaseStatus, Fleet, Key, State};
 use tokio_util::sync::CancellationToken;
 
 use super::{Notice, Notices, PodName, Reason};
@@ -33,7 +33,8 @@ pub(crate) async fn watch_board(
             // The list lives as long as the fleet that we hold: it changes, or the time is over.
             drop(tokio::time::timeout(LOOK_AT_LAG, changes.changed()).await);
             let is_ungated = |uid: &str| notes.is_ungated(uid);
-            for notice in seen.look(&fleet.list(), is_ungated, Instant::now()) {
+            let news = fleet.look(|rows| seen.look(rows, is_ungated, Instant::now()));
+            for notice in news {
                 notices.say(notice.pod, notice.reason, notice.note);
             }
             tokio::time::sleep(LOOK_PAUSE).await;
@@ -48,79 +49,103 @@ pub(crate) async fn watch_board(
 
 /// What was last seen of each database.
 #[derive(Debug, Default)]
-struct Seen(BTreeMap<(String, String), Row>);
+struct Seen {
+    rows: BTreeMap<Key, Row>,
+    /// Counts the looks: a row that a look did not meet is gone.
+    looks: u64,
+}
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Row {
     state: State,
     lags: bool,
     linked: bool,
     damages: u64,
     database_damages: u64,
+    /// The look that met it last.
+    look: u64,
 }
 
 impl Seen {
     /// What is to be said about the list as it is now.
-    fn look(
+    fn look<'a>(
         &mut self,
-        rows: &[DatabaseStatus],
+        rows: impl IntoIterator<Item = (&'a Key, &'a DatabaseStatus)>,
         is_ungated: impl Fn(&str) -> bool,
         now: Instant,
     ) -> Vec<Notice> {
-        let before = std::mem::take(&mut self.0);
+        self.looks += 1;
+        let look = self.looks;
         let mut notices = Vec::new();
-        for row in rows {
-            let key = (row.pod_uid.clone(), row.id.to_string());
-            let old = before.get(&key);
-            let told = old.is_some_and(|old| old.lags);
-            let lag = row.lag(now);
-            let lags = lag >= if told { LAG_OVER } else { LAG_TOLD };
-            if let Some(reason) = news(row, old.map(|old| old.state), is_ungated(&row.pod_uid)) {
+        for (key, row) in rows {
+            let old = self.rows.get_mut(key);
+            let before = old.as_deref().copied();
+            let seen = Row::of(row, before, now, look);
+            let news = news(row, before.map(|old| old.state), || {
+                is_ungated(&row.pod_uid)
+            });
+            if let Some(reason) = news {
                 notices.push(notice(row, reason, words(row)));
             }
-            if lags && !told {
-                let why = row.last_error.as_ref().or(row.reason.as_ref());
-                let why = why.map_or_else(String::new, |why| format!(": {why}"));
-                let note = format!(
-                    "commits of {} wait to be replicated for over a minute{why}",
-                    row.id
-                );
-                notices.push(notice(row, Reason::Lagging, note));
+            seen.tell(row, before, &mut notices);
+            match old {
+                Some(old) => *old = seen,
+                None => drop(self.rows.insert(key.clone(), seen)),
             }
-            let linked = row.names > 1;
-            if linked && old.is_none_or(|old| !old.linked) {
-                notices.push(notice(row, Reason::HardLink, words(row)));
-            }
-            let damages = row.replica.damages;
-            if let Some(damage) = &row.replica.damage
-                && old.is_none_or(|old| old.damages < damages)
-            {
-                let note = format!("the replica of {} is damaged: {damage}", row.id);
-                notices.push(notice(row, Reason::ReplicaDamaged, note));
-            }
-            let database_damages = row.replica.database_damages;
-            if let Some(damage) = row.replica.database_damage()
-                && old.is_none_or(|old| old.database_damages < database_damages)
-            {
-                let note = format!("{}: {damage}", row.id);
-                notices.push(notice(row, Reason::DatabaseDamaged, note));
-            }
-            let state = row.state;
-            let now = Row {
-                state,
-                lags,
-                linked,
-                damages,
-                database_damages,
-            };
-            self.0.insert(key, now);
         }
+        self.rows.retain(|_, row| row.look == look);
         notices
     }
 }
 
+impl Row {
+    fn of(row: &DatabaseStatus, old: Option<Self>, now: Instant, look: u64) -> Self {
+        let told = old.is_some_and(|old| old.lags);
+        Self {
+            state: row.state,
+            lags: row.lag(now) >= if told { LAG_OVER } else { LAG_TOLD },
+            linked: row.names > 1,
+            damages: row.replica.damages,
+            database_damages: row.replica.database_damages,
+            look,
+        }
+    }
+
+    /// What is new beside the state.
+    fn tell(&self, row: &DatabaseStatus, old: Option<Self>, notices: &mut Vec<Notice>) {
+        if self.lags && old.is_none_or(|old| !old.lags) {
+            let why = row.last_error.as_ref().or(row.reason.as_ref());
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            let note = format!(
+                "commits of {} wait to be replicated for over a minute{why}",
+                row.id
+            );
+            notices.push(notice(row, Reason::Lagging, note));
+        }
+        if self.linked && old.is_none_or(|old| !old.linked) {
+            notices.push(notice(row, Reason::HardLink, words(row)));
+        }
+        if old.is_none_or(|old| old.damages < self.damages)
+            && let Some(damage) = &row.replica.damage
+        {
+            let note = format!("the replica of {} is damaged: {damage}", row.id);
+            notices.push(notice(row, Reason::ReplicaDamaged, note));
+        }
+        if old.is_none_or(|old| old.database_damages < self.database_damages)
+            && let Some(damage) = row.replica.database_damage()
+        {
+            let note = format!("{}: {damage}", row.id);
+            notices.push(notice(row, Reason::DatabaseDamaged, note));
+        }
+    }
+}
+
 /// What a change of state means to a person.
-fn news(row: &DatabaseStatus, before: Option<State>, ungated: bool) -> Option<Reason> {
+fn news(
+    row: &DatabaseStatus,
+    before: Option<State>,
+    is_ungated: impl FnOnce() -> bool,
+) -> Option<Reason> {
     if before == Some(row.state) {
         return None;
     }
@@ -129,7 +154,7 @@ fn news(row: &DatabaseStatus, before: Option<State>, ungated: bool) -> Option<Re
         State::Unsupported => Some(Reason::Unsupported),
         State::Fenced => Some(match before {
             Some(State::Following | State::Snapshotting) => Reason::Fenced,
-            _ if ungated => Reason::UngatedStart,
+            _ if is_ungated() => Reason::UngatedStart,
             _ => Reason::ReplicaConflict,
         }),
         State::Found
@@ -175,28 +200,48 @@ mod tests {
         row
     }
 
-    fn reasons(seen: &mut Seen, row: DatabaseStatus, ungated: bool) -> Vec<Reason> {
-        let notices = seen.look(&[row], |_| ungated, Instant::now());
+    fn reasons(seen: &mut Seen, row: &DatabaseStatus, ungated: bool) -> Vec<Reason> {
+        let key = Key {
+            pod_uid: row.pod_uid.clone(),
+            volume: "data".to_owned(),
+            path: "x.db".into(),
+        };
+        let notices = seen.look([(&key, row)], |_| ungated, Instant::now());
         notices.iter().map(|notice| notice.reason).collect()
     }
 
     #[test]
     fn a_state_is_told_once_and_by_what_came_before_it() {
         let mut seen = Seen::default();
-        assert_eq!(reasons(&mut seen, row(State::Following), false), []);
+        assert_eq!(reasons(&mut seen, &row(State::Following), false), []);
         assert_eq!(
-            reasons(&mut seen, row(State::Fenced), false),
+            reasons(&mut seen, &row(State::Fenced), false),
             [Reason::Fenced]
         );
-        assert_eq!(reasons(&mut seen, row(State::Fenced), false), []);
+        assert_eq!(reasons(&mut seen, &row(State::Fenced), false), []);
         for (ungated, reason) in [
             (true, Reason::UngatedStart),
             (false, Reason::ReplicaConflict),
         ] {
             let mut seen = Seen::default();
-            assert_eq!(reasons(&mut seen, row(State::Found), ungated), []);
-            assert_eq!(reasons(&mut seen, row(State::Fenced), ungated), [reason]);
+            assert_eq!(reasons(&mut seen, &row(State::Found), ungated), []);
+            assert_eq!(reasons(&mut seen, &row(State::Fenced), ungated), [reason]);
         }
+    }
+
+    #[test]
+    fn a_database_that_was_gone_is_another_one() {
+        let mut seen = Seen::default();
+        assert_eq!(
+            reasons(&mut seen, &row(State::Fenced), false),
+            [Reason::ReplicaConflict]
+        );
+        assert!(seen.look([], |_| false, Instant::now()).is_empty());
+        assert!(seen.rows.is_empty());
+        assert_eq!(
+            reasons(&mut seen, &row(State::Fenced), false),
+            [Reason::ReplicaConflict]
+        );
     }
 
     #[test]
@@ -209,12 +254,12 @@ mod tests {
             row
         };
         let told = [Reason::ReplicaDamaged];
-        assert_eq!(reasons(&mut seen, damaged(0, false), false), []);
-        assert_eq!(reasons(&mut seen, damaged(1, true), false), told);
-        assert_eq!(reasons(&mut seen, damaged(1, true), false), []);
-        assert_eq!(reasons(&mut seen, damaged(2, true), false), told);
-        assert_eq!(reasons(&mut seen, damaged(2, false), false), []);
-        assert_eq!(reasons(&mut seen, damaged(3, true), false), told);
+        assert_eq!(reasons(&mut seen, &damaged(0, false), false), []);
+        assert_eq!(reasons(&mut seen, &damaged(1, true), false), told);
+        assert_eq!(reasons(&mut seen, &damaged(1, true), false), []);
+        assert_eq!(reasons(&mut seen, &damaged(2, true), false), told);
+        assert_eq!(reasons(&mut seen, &damaged(2, false), false), []);
+        assert_eq!(reasons(&mut seen, &damaged(3, true), false), told);
     }
 
     #[test]
@@ -228,11 +273,11 @@ mod tests {
         };
         let damaged = || QuickCheck::Damaged(vec!["Page 3: never used".to_owned()]);
         let told = [Reason::DatabaseDamaged];
-        assert_eq!(reasons(&mut seen, checked(0, QuickCheck::Ok), false), []);
-        assert_eq!(reasons(&mut seen, checked(1, damaged()), false), told);
-        assert_eq!(reasons(&mut seen, checked(1, damaged()), false), []);
-        assert_eq!(reasons(&mut seen, checked(1, QuickCheck::Ok), false), []);
-        assert_eq!(reasons(&mut seen, checked(2, damaged()), false), told);
+        assert_eq!(reasons(&mut seen, &checked(0, QuickCheck::Ok), false), []);
+        assert_eq!(reasons(&mut seen, &checked(1, damaged()), false), told);
+        assert_eq!(reasons(&mut seen, &checked(1, damaged()), false), []);
+        assert_eq!(reasons(&mut seen, &checked(1, QuickCheck::Ok), false), []);
+        assert_eq!(reasons(&mut seen, &checked(2, damaged()), false), told);
     }
 
     #[test]
@@ -243,11 +288,11 @@ mod tests {
             row.names = names;
             row
         };
-        assert_eq!(reasons(&mut seen, named(1), false), []);
-        assert_eq!(reasons(&mut seen, named(2), false), [Reason::HardLink]);
-        assert_eq!(reasons(&mut seen, named(3), false), []);
-        assert_eq!(reasons(&mut seen, named(1), false), []);
-        assert_eq!(reasons(&mut seen, named(2), false), [Reason::HardLink]);
+        assert_eq!(reasons(&mut seen, &named(1), false), []);
+        assert_eq!(reasons(&mut seen, &named(2), false), [Reason::HardLink]);
+        assert_eq!(reasons(&mut seen, &named(3), false), []);
+        assert_eq!(reasons(&mut seen, &named(1), false), []);
+        assert_eq!(reasons(&mut seen, &named(2), false), [Reason::HardLink]);
     }
 
     #[test]
@@ -258,12 +303,12 @@ mod tests {
             row.behind_since = Instant::now().checked_sub(Duration::from_secs(seconds));
             row
         };
-        assert_eq!(reasons(&mut seen, behind(59), false), []);
-        assert_eq!(reasons(&mut seen, behind(60), false), [Reason::Lagging]);
-        assert_eq!(reasons(&mut seen, behind(600), false), []);
-        assert_eq!(reasons(&mut seen, behind(30), false), []);
-        assert_eq!(reasons(&mut seen, behind(70), false), []);
-        assert_eq!(reasons(&mut seen, behind(1), false), []);
-        assert_eq!(reasons(&mut seen, behind(61), false), [Reason::Lagging]);
+        assert_eq!(reasons(&mut seen, &behind(59), false), []);
+        assert_eq!(reasons(&mut seen, &behind(60), false), [Reason::Lagging]);
+        assert_eq!(reasons(&mut seen, &behind(600), false), []);
+        assert_eq!(reasons(&mut seen, &behind(30), false), []);
+        assert_eq!(reasons(&mut seen, &behind(70), false), []);
+        assert_eq!(reasons(&mut seen, &behind(1), false), []);
+        assert_eq!(reasons(&mut seen, &behind(61), false), [Reason::Lagging]);
     }
 }

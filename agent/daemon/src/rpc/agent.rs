@@ -1,6 +1,6 @@
 //! `sqlrep.v1.Agent`: who answers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use sqlrep_pipeline::{RootProbe, sqlite_version};
@@ -138,7 +138,7 @@ impl Agent for Service {
             started: Some(convert::time(*started)),
             flags: flags(config),
             health: self.health(),
-            databases: u32::try_from(fleet.list().len()).unwrap_or(u32::MAX),
+            databases: u32::try_from(fleet.look(BTreeMap::len)).unwrap_or(u32::MAX),
             spool_bytes: fleet.pending_bytes(),
             spool_bytes_max: config.spool_bytes_max,
         }))

@@ -41,7 +41,8 @@ impl Replicas for Service {
                     .iter()
                     .map(|replica| replica.id.namespace().to_owned());
                 let sight = caller.sight(&namespace, at_hand).await?;
-                let live: BTreeSet<_> = fleet.list().into_iter().map(|row| row.id).collect();
+                let live: BTreeSet<_> =
+                    fleet.look(|rows| rows.values().map(|row| row.id.clone()).collect());
                 for replica in replicas {
                     let of = replica.id.namespace();
                     let wanted = namespace.is_empty() || of == namespace;
