@@ -5,7 +5,6 @@
 //! once per interval.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -17,7 +16,10 @@ use sqlrep_format::{PageCount, PageSize, Pgno};
 /// Memory is taken in pieces of this size.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// A scratch file up to this size is kept for the next batch.
+/// Pages go to the scratch file in runs of this size: one call for sixteen of the usual size.
+const RUN_BYTES: usize = 64 * 1024;
+
+/// So much of the scratch file is kept for the next batch.
 const SCRATCH_KEPT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The pending set.
@@ -35,6 +37,8 @@ pub(crate) struct Pending {
     pieces: Vec<Box<[u8]>>,
     scratch_dir: PathBuf,
     scratch: Option<File>,
+    /// What is not in the scratch file yet: the newest slots.
+    run: Run,
     /// One page on its way to the scratch file.
     page: Vec<u8>,
     /// The size of the database after the last commit read; `None` while nothing is pending.
@@ -52,6 +56,7 @@ impl Pending {
             pieces: Vec::new(),
             scratch_dir: scratch_dir.to_owned(),
             scratch: None,
+            run: Run::default(),
             page: Vec::new(),
             commit: None,
         }
@@ -84,16 +89,11 @@ impl Pending {
         pgno: Pgno,
         fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let slot = match self.slots.entry(pgno) {
-            Entry::Occupied(entry) => *entry.get(),
-            Entry::Vacant(entry) => {
-                let slot = self.free.pop().unwrap_or_else(|| {
-                    self.used += 1;
-                    self.used - 1
-                });
-                *entry.insert(slot)
-            }
+        let slot = match self.slots.get(&pgno) {
+            Some(slot) => *slot,
+            None => self.free.pop().unwrap_or_else(|| self.next_slot()),
         };
+        self.slots.insert(pgno, slot);
         let written = self.write(slot, fill);
         if written.is_err() {
             // Half a page must not be found here.
@@ -101,6 +101,12 @@ impl Pending {
             self.free.push(slot);
         }
         written
+    }
+
+    /// A slot that was never used.
+    fn next_slot(&mut self) -> u32 {
+        self.used += 1;
+        self.used - 1
     }
 
     /// A transaction ended with this size: pages beyond it are gone.
@@ -130,8 +136,16 @@ impl Pending {
                 page.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
                 Ok(())
             }
-            (Place::Scratch { offset }, Some(scratch)) => scratch.read_exact_at(page, offset),
-            (Place::Scratch { .. }, None) => Err(io::ErrorKind::NotFound.into()),
+            (Place::Scratch { offset }, scratch) => {
+                match (self.run.page(offset, page.len()), scratch) {
+                    (Some(held), _) => {
+                        page.copy_from_slice(held);
+                        Ok(())
+                    }
+                    (None, Some(scratch)) => scratch.read_exact_at(page, offset),
+                    (None, None) => Err(io::ErrorKind::NotFound.into()),
+                }
+            }
         }
     }
 
@@ -160,11 +174,12 @@ impl Pending {
         self.slots.clear();
         self.free.clear();
         self.used = 0;
+        self.run.clear();
         self.commit = None;
         // What is written over need not be allocated again.
         if scratch_bytes > SCRATCH_KEPT_BYTES
             && let Some(scratch) = &self.scratch
-            && scratch.set_len(0).is_err()
+            && scratch.set_len(SCRATCH_KEPT_BYTES).is_err()
         {
             self.scratch = None; // another one is made when it is needed
         }
@@ -176,6 +191,7 @@ impl Pending {
             self.slots = HashMap::new();
             self.free = Vec::new();
             self.pieces = Vec::new();
+            self.run = Run::default();
             self.page = Vec::new();
             self.scratch = None;
         }
@@ -199,18 +215,31 @@ impl Pending {
                     .and_then(|p| p.get_mut(at..at + page_bytes));
                 fill(page.ok_or(io::ErrorKind::UnexpectedEof)?)
             }
-            Place::Scratch { offset } => {
+            Place::Scratch { offset } if offset < self.run.offset => {
                 self.page.resize(page_bytes, 0);
                 fill(&mut self.page)?;
-                let scratch = match self.scratch.take() {
-                    Some(scratch) => scratch,
-                    None => nameless_file(&self.scratch_dir)?,
-                };
-                let written = scratch.write_all_at(&self.page, offset);
-                self.scratch = Some(scratch);
-                written
+                opened(&mut self.scratch, &self.scratch_dir)?.write_all_at(&self.page, offset)
+            }
+            Place::Scratch { offset } => {
+                if !self.run.takes(offset, page_bytes) {
+                    self.write_run()?;
+                    self.run.offset = offset;
+                }
+                fill(self.run.room(offset, page_bytes))
             }
         }
+    }
+
+    /// Writes the run to the scratch file; the next one follows it. Without success it stays.
+    fn write_run(&mut self) -> io::Result<()> {
+        let Self { run, scratch, .. } = self;
+        if !run.bytes.is_empty() {
+            let scratch = opened(scratch, &self.scratch_dir)?;
+            scratch.write_all_at(&run.bytes, run.offset)?;
+            run.offset += run.bytes.len() as u64;
+            run.bytes.clear();
+        }
+        Ok(())
     }
 
     /// How much of the scratch file is in use.
@@ -245,6 +274,56 @@ impl Pending {
 enum Place {
     Memory { piece: usize, at: usize },
     Scratch { offset: u64 },
+}
+
+/// The end of the scratch file, in memory still: what is before `offset` was written.
+#[derive(Debug, Default)]
+struct Run {
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Run {
+    fn clear(&mut self) {
+        self.offset = 0;
+        self.bytes.clear();
+    }
+
+    /// Whether a page of it is held, or follows what is.
+    fn takes(&self, offset: u64, page_bytes: usize) -> bool {
+        self.at(offset).is_some_and(|at| {
+            at < self.bytes.len() || (at == self.bytes.len() && at + page_bytes <= RUN_BYTES)
+        })
+    }
+
+    /// Where a page lies that it [takes](Self::takes).
+    fn room(&mut self, offset: u64, page_bytes: usize) -> &mut [u8] {
+        let at = self.at(offset).unwrap_or_default();
+        if at == self.bytes.len() {
+            self.bytes.reserve_exact(RUN_BYTES - at);
+            self.bytes.resize(at + page_bytes, 0);
+        }
+        self.bytes.get_mut(at..at + page_bytes).unwrap_or_default()
+    }
+
+    /// A page that is held.
+    fn page(&self, offset: u64, page_bytes: usize) -> Option<&[u8]> {
+        let at = self.at(offset)?;
+        self.bytes.get(at..at + page_bytes)
+    }
+
+    fn at(&self, offset: u64) -> Option<usize> {
+        usize::try_from(offset.checked_sub(self.offset)?).ok()
+    }
+}
+
+/// The scratch file, made in `dir` if there is none.
+fn opened<'a>(scratch: &'a mut Option<File>, dir: &Path) -> io::Result<&'a File> {
+    let file = match scratch.take() {
+        Some(file) => file,
+        None => nameless_file(dir)?,
+    };
+    Ok(scratch.insert(file))
 }
 
 /// A file in `dir` that goes away with its descriptor.
@@ -319,6 +398,65 @@ mod tests {
         put(&mut pending, 7, 7);
         assert_eq!(byte(&pending, 7), 7);
         assert_eq!((1..=4).map(|n| byte(&pending, n)).max(), Some(1));
+    }
+
+    #[test]
+    fn pages_in_runs_are_the_pages_that_were_put() {
+        for page_bytes in [512, 4096, 65_536] {
+            let dir = tempfile::tempdir().unwrap();
+            let page_size = PageSize::new(page_bytes).unwrap();
+            let mut pending = Pending::new(page_size, 3 * page_size.bytes(), dir.path());
+            let mut dice = Dice(u64::from(page_bytes));
+            let mut expected = std::collections::BTreeMap::new();
+            for round in 0..3 {
+                for _ in 0..900 {
+                    let number = 1 + dice.below(400);
+                    let byte = u8::try_from(dice.below(255)).unwrap();
+                    let filled = dice.below(20) > 0;
+                    let put = pending.put(pgno(number), |page| {
+                        page.fill(byte);
+                        filled.then_some(()).ok_or(io::ErrorKind::Other.into())
+                    });
+                    assert_eq!(put.is_ok(), filled);
+                    if filled {
+                        expected.insert(number, byte);
+                    } else {
+                        expected.remove(&number);
+                    }
+                    if dice.below(200) == 0 {
+                        let size = 100 + dice.below(300);
+                        pending.commit_at(PageCount::new(400).unwrap());
+                        pending.commit_at(PageCount::new(size).unwrap());
+                        expected.retain(|number, _| *number <= size);
+                    }
+                }
+                let numbers: Vec<u32> = pending.sorted().into_iter().map(Pgno::get).collect();
+                assert_eq!(numbers, expected.keys().copied().collect::<Vec<_>>());
+                let mut page = vec![0; page_size.bytes()];
+                for (number, byte) in &expected {
+                    pending.read(pgno(*number), &mut page).unwrap();
+                    assert!(
+                        page.iter().all(|b| b == byte),
+                        "page {number} of round {round}"
+                    );
+                }
+                pending.clear();
+                expected.clear();
+            }
+        }
+    }
+
+    /// Numbers that look random and are the same each time.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, end: u32) -> u32 {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            u32::try_from(self.0 >> 33).unwrap() % end
+        }
     }
 
     #[test]

@@ -4,14 +4,25 @@
 /// checksum is computed.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// How much is kept. A writer at full speed fills about as much between two looks.
-const KEPT_BYTES: usize = 2 * 1024 * 1024;
+/// How much is kept: the chunks that were read last. A writer at full speed fills about as much
+/// between two looks.
+const KEPT_BYTES: usize = 3 * 512 * 1024;
 
 /// Frames that follow one another, as they lie in the WAL.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
-    bytes: Vec<u8>,
     frame_bytes: usize,
+    /// The frame that is read next, counted from 0.
+    next: u32,
+    chunks: Vec<Chunk>,
+    /// The chunk that was filled last.
+    newest: usize,
+}
+
+/// What was read at once.
+#[derive(Debug, Default)]
+struct Chunk {
+    bytes: Vec<u8>,
     /// The first frame that is held, counted from 0.
     first: u32,
     /// How many are held.
@@ -21,38 +32,54 @@ pub(crate) struct Window {
 impl Window {
     /// Forgets what is held; frame `first`, counted from 0, will be the first to be read.
     pub(crate) fn begin(&mut self, first: u32, frame_bytes: usize) {
-        self.first = first;
+        self.next = first;
         self.frame_bytes = frame_bytes.max(1);
-        self.frames = 0;
+        self.newest = 0;
+        for chunk in &mut self.chunks {
+            chunk.frames = 0;
+        }
     }
 
     /// Room for the frames that follow: `wanted` of them, or as many as are read at once.
     pub(crate) fn room(&mut self, wanted: usize) -> &mut [u8] {
-        let chunk = wanted.min((CHUNK_BYTES / self.frame_bytes).max(1)) * self.frame_bytes;
-        let mut from = self.frames * self.frame_bytes;
-        if self.frames > 0 && from + chunk > KEPT_BYTES {
-            self.first += u32::try_from(self.frames).expect("no more than a file of 2 MiB holds");
-            (self.frames, from) = (0, 0);
+        let most = (CHUNK_BYTES / self.frame_bytes).max(1);
+        let bytes = wanted.min(most) * self.frame_bytes;
+        let kept = (KEPT_BYTES / (most * self.frame_bytes)).max(1);
+        if self
+            .chunks
+            .get(self.newest)
+            .is_some_and(|chunk| chunk.frames > 0)
+        {
+            self.newest = (self.newest + 1) % kept;
         }
-        let more = (from + chunk).saturating_sub(self.bytes.len());
-        self.bytes.reserve_exact(more); // not twice as much
-        self.bytes.resize(self.bytes.len() + more, 0);
-        self.bytes.get_mut(from..from + chunk).unwrap_or_default()
+        if self.chunks.len() <= self.newest {
+            self.chunks.resize_with(self.newest + 1, Chunk::default);
+        }
+        let first = self.next;
+        self.chunks
+            .get_mut(self.newest)
+            .map_or(&mut [], |chunk| chunk.room(first, bytes))
     }
 
     /// Takes the first `bytes` bytes of that room as read, and gives the whole frames in them.
     pub(crate) fn filled(&mut self, bytes: usize) -> std::slice::ChunksExact<'_, u8> {
-        let (from, frames) = (self.frames * self.frame_bytes, bytes / self.frame_bytes);
-        self.frames += frames;
-        let filled = self.bytes.get(from..from + frames * self.frame_bytes);
+        let frames = bytes / self.frame_bytes;
+        self.next += u32::try_from(frames).expect("no more than a chunk holds");
+        let chunk = self.chunks.get_mut(self.newest);
+        let filled = chunk.and_then(|chunk| {
+            chunk.frames = frames;
+            chunk.bytes.get(..frames * self.frame_bytes)
+        });
         filled.unwrap_or_default().chunks_exact(self.frame_bytes)
     }
 
     /// A frame, counted from 0, with its header; `None` when it is not held any more.
     pub(crate) fn frame(&self, index: u32) -> Option<&[u8]> {
-        let at = index.checked_sub(self.first)? as usize;
-        let from = (at < self.frames).then_some(at * self.frame_bytes)?;
-        self.bytes.get(from..from + self.frame_bytes)
+        self.chunks.iter().find_map(|chunk| {
+            let at = index.checked_sub(chunk.first)? as usize;
+            let from = (at < chunk.frames).then_some(at * self.frame_bytes)?;
+            chunk.bytes.get(from..from + self.frame_bytes)
+        })
     }
 
     /// Gives its memory back.
@@ -63,7 +90,18 @@ impl Window {
     /// How much memory it has.
     #[cfg(test)]
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.bytes.capacity()
+        self.chunks.iter().map(|chunk| chunk.bytes.capacity()).sum()
+    }
+}
+
+impl Chunk {
+    fn room(&mut self, first: u32, bytes: usize) -> &mut [u8] {
+        self.first = first;
+        self.frames = 0;
+        let more = bytes.saturating_sub(self.bytes.len());
+        self.bytes.reserve_exact(more); // not twice as much
+        self.bytes.resize(self.bytes.len() + more, 0);
+        self.bytes.get_mut(..bytes).unwrap_or_default()
     }
 }
 
@@ -97,6 +135,8 @@ mod tests {
                 .collect();
             let newest = next - 1;
             assert_eq!(held.last(), Some(&newest), "the newest stay");
+            let kept = held.len() * frame_bytes;
+            assert!(kept > KEPT_BYTES - 2 * CHUNK_BYTES, "{kept} bytes are kept");
             for at in held {
                 let expected = u8::try_from(at % 251).unwrap();
                 assert!(
