@@ -9,7 +9,7 @@ pub struct Cadence;
 impl Cadence {
     /// Pause between looks while commits keep coming. Short enough that the WAL does not grow much
     /// meanwhile, long enough that a page which is written often is read once.
-    pub const BUSY: Duration = Duration::from_millis(8);
+    pub const BUSY: Duration = Duration::from_millis(6);
 
     /// Pause between looks while the application's checkpoint is awaited: after it, the WAL can be
     /// let go until the next commit, which is a fraction of a millisecond away.

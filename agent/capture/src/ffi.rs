@@ -7,6 +7,8 @@
 )]
 
 mod filter;
+mod opening;
+mod waiting;
 
 use std::ffi::c_int;
 use std::fs::File;
@@ -17,6 +19,7 @@ use std::os::fd::AsRawFd;
 use rusqlite::{Connection, ffi as sqlite};
 
 pub(crate) use filter::only_compute;
+pub(crate) use waiting::lock_within;
 
 /// What is asked of a byte range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +150,10 @@ pub(crate) fn configure_sqlite() -> bool {
     // SAFETY: one byte is written to `seed`, which lives through the call. It makes SQLite read
     // its random seed now, while this thread still sees the system's root directory.
     unsafe { sqlite::sqlite3_randomness(1, (&raw mut seed).cast()) };
+    // After that: the seed comes from a device.
+    if !opening::guard() {
+        tracing::warn!("SQLite opens what is no file, and may wait for it");
+    }
     [cache, status, lookaside]
         .iter()
         .all(|code| *code == sqlite::SQLITE_OK)

@@ -25,6 +25,7 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 use crate::ffi::{self, Bytes, Lock};
 use crate::live::Published;
@@ -95,12 +96,11 @@ impl Hold {
         Ok(self.pinned.is_some())
     }
 
-    /// Lets the next writer reset the WAL, if it is still as the caller saw it: all captured, and
-    /// all in the database file.
+    /// Lets the next writer reset the WAL, if all of it is captured, and in the database file.
     pub(crate) fn rest(
         &mut self,
         shm: &File,
-        seen: &Published,
+        is_captured: impl Fn(&Published) -> bool,
         look: impl Fn() -> io::Result<Option<Published>>,
     ) -> io::Result<Rest> {
         if self.is_resting() {
@@ -112,11 +112,8 @@ impl Hold {
         self.resting = true;
         // Looked at again under the lock. What is published after this cannot be copied, so the
         // WAL cannot be reset over it.
-        let same = look()?.is_some_and(|now| {
-            let facts = |p: &Published| (p.mx_frame, p.backfilled, p.salts);
-            facts(&now) == facts(seen) && now.is_backfilled()
-        });
-        match (same, self.pinned) {
+        let done = look()?.is_some_and(|now| is_captured(&now) && now.is_backfilled());
+        match (done, self.pinned) {
             (true, pinned) => {
                 self.release_brake(shm)?;
                 if let Some(pin) = pinned {
@@ -134,6 +131,28 @@ impl Hold {
             // The first hold of a session: keep it, it protects what is not captured yet.
             (false, None) => Ok(Rest::NotNow),
         }
+    }
+
+    /// Waits for the end of a checkpoint that copies frames at this moment, at most `patience`, and
+    /// then rests if that may be. `None`: there is no such checkpoint.
+    ///
+    /// Whoever copies frames holds mark 0 until it has noted that they are copied, and its next
+    /// commit cannot begin the WAL anew before we let go of our pin: so this is the moment.
+    pub(crate) fn rest_after_checkpoint(
+        &mut self,
+        shm: &File,
+        patience: Duration,
+        is_captured: impl Fn(&Published) -> bool,
+        look: impl Fn() -> io::Result<Option<Published>>,
+    ) -> io::Result<Option<Rest>> {
+        if self.resting || !ffi::is_locked(shm, mark(0))? {
+            return Ok(None);
+        }
+        if !ffi::lock_within(shm, mark(0), patience)? {
+            return Ok(Some(Rest::NotNow));
+        }
+        self.resting = true;
+        self.rest(shm, is_captured, look).map(Some)
     }
 
     /// Puts the brake on, if a mark is in use. Only a pinned WAL is braked.

@@ -37,17 +37,12 @@ const BUSY_STEPS: u32 = 3;
 /// worth one: at [`Cadence::EBB`] some 60 ms. An application that does not checkpoint costs no more.
 const EBB_LOOKS: u32 = 400;
 
-/// How often a step looks again at once while the application's checkpoint is awaited, for some
-/// 700 µs in all.
-const EBB_GLANCES: u32 = 10;
+/// A wait for its end that came to nothing counts as so many looks: a second of waiting is enough.
+const TIMED_OUT_LOOKS: u32 = 8;
 
-/// Pause between two of them; with the 50 µs by which Linux may be late for a thread it takes about
-/// 70 µs. The writer's next commit is some 300 µs away. Looking without a pause was a third of the
-/// CPU of a busy database.
-const EBB_GLANCE: Duration = Duration::from_micros(20);
-
-/// Checkpoints that take more looks than this wait for a disk, and are not waited for so closely.
-const EBB_GLANCE_LOOKS: u32 = 3;
+/// How long the end of a checkpoint of the application's is waited for at once: with a slow disk
+/// commands and cuts have their turn in between.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(20);
 
 /// After so many quiet looks in a row the writer counts as quiet: a time to help, if need be.
 const CALM_LOOKS: u32 = 4;
@@ -81,8 +76,6 @@ pub struct Session {
     /// Looks since the application's checkpoint could have run, or last moved on.
     ebb_looks: u32,
     ebb_backfilled: u32,
-    /// How many looks the application's checkpoints took of late.
-    ebb_usual: u32,
     /// A set whose pages are in a file: its memory is used again.
     spare: Option<Pending>,
 }
@@ -117,7 +110,6 @@ impl Session {
             busy_steps: 0,
             ebb_looks: 0,
             ebb_backfilled: 0,
-            ebb_usual: 0,
             spare: None,
         })
     }
@@ -193,6 +185,7 @@ impl Session {
             }
         }
         self.settle(&published)?;
+        self.outwait_checkpoint()?;
         if look == Look::Quiet && self.quiet_looks == QUIET_LOOKS {
             self.relax();
         }
@@ -203,13 +196,8 @@ impl Session {
     pub fn step(&mut self) -> Result<Step, Error> {
         self.must_be_started()?;
         let mut step = Step::default();
-        let mut glances = if self.ebb_usual > EBB_GLANCE_LOOKS {
-            0
-        } else {
-            EBB_GLANCES
-        };
         for _ in 0..STEP_PASSES {
-            let Some(published) = self.look_for_new(&mut glances)? else {
+            let Some(published) = self.look_for_new()? else {
                 break;
             };
             let batch = self.advance(&published)?;
@@ -225,12 +213,11 @@ impl Session {
 
     /// How long a follower may wait before it looks again, while commits keep coming.
     pub fn pause(&self) -> Duration {
-        if !self.is_ebbing() || self.ebb_looks >= EBB_LOOKS {
-            return Cadence::BUSY;
+        if self.awaits_checkpoint() {
+            Cadence::EBB
+        } else {
+            Cadence::BUSY
         }
-        let begins = self.ebb_looks == 0 && self.ebb_backfilled == 0;
-        let skipped = if begins { self.ebb_skip() } else { 0 };
-        (Cadence::EBB * skipped.saturating_add(1)).min(Cadence::BUSY)
     }
 
     /// Makes the pending pages an L0 file in the spool; `None` when nothing is pending. After an

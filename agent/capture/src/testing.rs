@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -325,4 +326,14 @@ pub(crate) fn locks(path: &Path) -> Vec<(String, u64)> {
         .filter(|fields| fields.len() >= 8 && fields[5].ends_with(&inode))
         .map(|fields| (fields[1].to_owned(), fields[6].parse().unwrap()))
         .collect()
+}
+
+/// Whether a thread of this process waits for a lock of the open file behind this descriptor.
+pub(crate) fn is_lock_waited_for(descriptor: RawFd) -> bool {
+    let wait = format!(" {descriptor:#x} {:#x} ", libc::F_OFD_SETLKW);
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    threads.flatten().any(|thread| {
+        let call = fs::read_to_string(thread.path().join("syscall"));
+        call.is_ok_and(|call| call.contains(&wait))
+    })
 }

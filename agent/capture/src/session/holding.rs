@@ -1,7 +1,9 @@
 //! The hold, kept in line with what was read (see [`crate::hold`]).
 
-use super::{BUSY_STEPS, Session};
+use super::reading::is_read;
+use super::{BUSY_STEPS, CHECKPOINT_PATIENCE, EBB_LOOKS, Session, TIMED_OUT_LOOKS};
 use crate::Error;
+use crate::hold::Rest;
 use crate::live::Published;
 
 impl Session {
@@ -40,13 +42,39 @@ impl Session {
             return self.set_brake(published);
         }
         if !self.hold.is_resting() {
-            let live = &self.live;
+            let Self {
+                live, hold, cursor, ..
+            } = self;
             let look = || live.published().map_err(std::io::Error::other);
-            let rest = self.hold.rest(live.shm(), published, look);
-            rest.map_err(Error::io("lock the -shm of", live))?;
+            let is_captured = |now: &Published| is_read(cursor.as_ref(), now);
+            hold.rest(live.shm(), is_captured, look)
+                .map_err(Error::io("lock the -shm of", &*live))?;
         }
         self.may_reset = self.hold.is_resting() || published.mx_frame == 0;
         Ok(())
+    }
+
+    /// While a busy writer's checkpoint is awaited: waits for the end of the one that is under way,
+    /// and lets go of the WAL at once, for every commit that finds it pinned costs the writer another
+    /// checkpoint. `false`: none is under way.
+    pub(super) fn outwait_checkpoint(&mut self) -> Result<bool, Error> {
+        if !self.awaits_checkpoint() {
+            return Ok(false);
+        }
+        let Self {
+            live, hold, cursor, ..
+        } = self;
+        let look = || live.published().map_err(std::io::Error::other);
+        let is_captured = |now: &Published| is_read(cursor.as_ref(), now);
+        let rest = hold
+            .rest_after_checkpoint(live.shm(), CHECKPOINT_PATIENCE, is_captured, look)
+            .map_err(Error::io("lock the -shm of", &*live))?;
+        match rest {
+            Some(Rest::Resting) => self.may_reset = true,
+            Some(Rest::NotNow) => self.ebb_looks = self.ebb_looks.saturating_add(TIMED_OUT_LOOKS),
+            None => {}
+        }
+        Ok(rest.is_some())
     }
 
     /// Brakes the checkpoints of a busy writer until its WAL is worth one, and again while one is
@@ -93,26 +121,18 @@ impl Session {
                 .is_some_and(|seen| self.is_worth_a_checkpoint(&seen))
     }
 
-    /// Counts the looks at a checkpoint of the writer, and learns how many one takes.
+    /// Whether that moment is still to come, and not given up.
+    pub(super) fn awaits_checkpoint(&self) -> bool {
+        self.is_ebbing() && !self.hold.is_resting() && self.ebb_looks < EBB_LOOKS
+    }
+
+    /// Counts the looks at a WAL that is worth a checkpoint and gets none.
     pub(super) fn count_ebb(&mut self, published: &Published) {
         if self.is_ebbing() && published.backfilled == self.ebb_backfilled {
             self.ebb_looks = self.ebb_looks.saturating_add(1);
-            return;
+        } else {
+            self.ebb_looks = 0;
+            self.ebb_backfilled = published.backfilled;
         }
-        if self.is_ebbing() && self.ebb_backfilled == 0 && published.backfilled > 0 {
-            let took = match self.ebb_looks {
-                0 => self.ebb_skip() / 2, // it was over before the first one
-                looks => looks.saturating_add(self.ebb_skip()),
-            };
-            self.ebb_usual = self.ebb_usual.saturating_add(took) / 2;
-        }
-        self.ebb_looks = 0;
-        self.ebb_backfilled = published.backfilled;
-    }
-
-    /// How many looks the first pause of an ebb stands for: a checkpoint takes some milliseconds, of
-    /// which the last are worth a look.
-    pub(super) fn ebb_skip(&self) -> u32 {
-        self.ebb_usual.saturating_mul(3) / 4
     }
 }

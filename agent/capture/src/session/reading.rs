@@ -2,7 +2,7 @@
 
 use sqlrep_format::wal::{Cursor, HEADER_BYTES};
 
-use super::{EBB_GLANCE, Session};
+use super::Session;
 use crate::live::Published;
 use crate::{Error, tail};
 
@@ -22,24 +22,20 @@ impl Session {
         Ok(None)
     }
 
-    /// The published state if it has something new; settles if it has not. While a busy writer's
-    /// checkpoint is awaited it looks on for a moment, for then every commit that finds the WAL
-    /// pinned costs the writer a checkpoint.
-    pub(super) fn look_for_new(&mut self, glances: &mut u32) -> Result<Option<Published>, Error> {
-        loop {
-            let Some(published) = self.published()? else {
-                return Ok(None);
-            };
-            if self.is_new(&published) {
-                return Ok(Some(published));
-            }
-            self.settle(&published)?;
-            if *glances == 0 || self.hold.is_resting() || !self.is_ebbing() {
-                return Ok(None);
-            }
-            *glances -= 1;
-            std::thread::sleep(EBB_GLANCE);
+    /// The published state if it has something new; settles if it has not.
+    pub(super) fn look_for_new(&mut self) -> Result<Option<Published>, Error> {
+        let Some(published) = self.published()? else {
+            return Ok(None);
+        };
+        if self.is_new(&published) {
+            return Ok(Some(published));
         }
+        self.settle(&published)?;
+        if !self.outwait_checkpoint()? {
+            return Ok(None);
+        }
+        let published = self.published()?;
+        Ok(published.filter(|published| self.is_new(published)))
     }
 
     /// The published state; SQLite repairs one that stays half-written.
@@ -60,10 +56,7 @@ impl Session {
 
     /// Whether frames are published that were not read.
     pub(super) fn is_new(&self, published: &Published) -> bool {
-        published.mx_frame > 0
-            && self.cursor.as_ref().is_none_or(|cursor| {
-                cursor.salts() != published.salts || cursor.frames() != published.mx_frame
-            })
+        !is_read(self.cursor.as_ref(), published)
     }
 
     /// Reads from the cursor to the end of what is published.
@@ -130,4 +123,12 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Whether all that is published was read up to `cursor`.
+pub(super) fn is_read(cursor: Option<&Cursor>, published: &Published) -> bool {
+    published.mx_frame == 0
+        || cursor.is_some_and(|cursor| {
+            cursor.salts() == published.salts && cursor.frames() == published.mx_frame
+        })
 }

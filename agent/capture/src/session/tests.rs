@@ -12,6 +12,7 @@ use crate::testing::{App, Bench, apply, locks, pages_of};
 mod attach;
 mod beside;
 mod continuity;
+mod ebb;
 mod guards;
 mod hostile;
 mod load;
