@@ -91,9 +91,12 @@ impl Pending {
     ) -> io::Result<()> {
         let slot = match self.slots.get(&pgno) {
             Some(slot) => *slot,
-            None => self.free.pop().unwrap_or_else(|| self.next_slot()),
+            None => {
+                let slot = self.free.pop().unwrap_or_else(|| self.next_slot());
+                self.slots.insert(pgno, slot);
+                slot
+            }
         };
-        self.slots.insert(pgno, slot);
         let written = self.write(slot, fill);
         if written.is_err() {
             // Half a page must not be found here.
