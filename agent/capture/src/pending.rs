@@ -89,13 +89,12 @@ impl Pending {
         pgno: Pgno,
         fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let slot = match self.slots.get(&pgno) {
-            Some(slot) => *slot,
-            None => {
-                let slot = self.free.pop().unwrap_or_else(|| self.next_slot());
-                self.slots.insert(pgno, slot);
-                slot
-            }
+        let slot = if let Some(slot) = self.slots.get(&pgno) {
+            *slot
+        } else {
+            let slot = self.free.pop().unwrap_or_else(|| self.next_slot());
+            self.slots.insert(pgno, slot);
+            slot
         };
         let written = self.write(slot, fill);
         if written.is_err() {
