@@ -124,7 +124,7 @@ impl Jumps {
             modified: self.moved(file.modified),
             ..file.clone()
         };
-        Cow::Owned(Listing::new(listing.files().iter().map(aged).collect()))
+        Cow::Owned(listing.of(listing.files().iter().map(aged)))
     }
 
     /// A time from before a jump is so much later, but not later than the jump.

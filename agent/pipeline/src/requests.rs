@@ -140,7 +140,7 @@ impl Fleet {
                     .files()
                     .iter()
                     .filter(|file| file.range.max() >= branch.from);
-                let own = Listing::new(own.cloned().collect());
+                let own = all.of(own.cloned());
                 add_files(&mut history.files, Some(&branch.name), &own);
                 history.branches.push(BranchSummary {
                     name: branch.name,

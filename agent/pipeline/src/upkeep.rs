@@ -256,8 +256,7 @@ impl Upkeep {
     pub(crate) fn removed(&mut self, files: &[ReplicaFile]) {
         if let Some(listing) = &mut self.listing {
             let gone = |file: &&ReplicaFile| !files.contains(file);
-            let stay = listing.files().iter().filter(gone).cloned().collect();
-            *listing = Listing::new(stay);
+            *listing = listing.of(listing.files().iter().filter(gone).cloned());
         }
         self.worked();
     }

@@ -174,7 +174,7 @@ pub fn retain(listing: &Listing, policy: &Policy, now: Timestamp) -> Result<Remo
 fn without(listing: &Listing, expired: &[Expired]) -> Listing {
     let gone: BTreeSet<_> = expired.iter().map(|expired| key(&expired.file)).collect();
     let stays = |file: &&ReplicaFile| !gone.contains(&key(file));
-    Listing::new(listing.files().iter().filter(stays).cloned().collect())
+    listing.of(listing.files().iter().filter(stays).cloned())
 }
 
 /// When the next file may go, if nothing else happens; `None`: never.

@@ -3,6 +3,7 @@
 mod dir;
 mod error;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Write};
@@ -31,49 +32,98 @@ pub struct ReplicaFile {
 
 /// All LTX files of a replica, by level and TXID.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listing(Vec<ReplicaFile>);
+pub struct Listing {
+    files: Vec<ReplicaFile>,
+    /// What was taken out of level 0, damaged: those holes say nothing about what is below them.
+    aside: BTreeSet<TxidRange>,
+}
 
 impl Listing {
     /// Sorts the files.
     pub fn new(mut files: Vec<ReplicaFile>) -> Self {
         files.sort_by_key(|file| (file.level, file.range));
-        Self(files)
+        Self {
+            files,
+            aside: BTreeSet::new(),
+        }
+    }
+
+    /// The same files beside what was taken out of level 0, damaged.
+    #[must_use]
+    pub fn beside(mut self, aside: impl IntoIterator<Item = TxidRange>) -> Self {
+        self.aside.extend(aside);
+        self
+    }
+
+    /// Other files, or the same with other times, where the same was taken out.
+    #[must_use]
+    pub fn of(&self, files: impl IntoIterator<Item = ReplicaFile>) -> Self {
+        Self::new(files.into_iter().collect()).beside(self.aside.iter().copied())
     }
 
     /// The files by level and TXID.
     pub fn files(&self) -> &[ReplicaFile] {
-        &self.0
+        &self.files
     }
 
     /// The files of one level by TXID.
     pub fn level(&self, level: Level) -> impl DoubleEndedIterator<Item = &ReplicaFile> {
-        self.0.iter().filter(move |file| file.level == level)
+        self.files.iter().filter(move |file| file.level == level)
     }
 
     /// Whether there is no LTX file at all.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.files.is_empty()
     }
 
     /// The highest TXID that any name claims.
     pub fn head(&self) -> Option<Txid> {
-        self.0.iter().map(|file| file.range.max()).max()
+        self.files.iter().map(|file| file.range.max()).max()
+    }
+
+    /// The first TXID of level 0 after its last hole, what was taken out as damaged being none;
+    /// `None` without a hole.
+    pub(crate) fn after_hole(&self) -> Option<Txid> {
+        let mut run: Option<Txid> = None;
+        for file in self.level(Level::L0).rev() {
+            let start = run.map(|start| self.down(start, file.range.max()));
+            match start {
+                Some(start) if file.range.max().next() < start => return run,
+                Some(start) => run = Some(start.min(file.range.min())),
+                None => run = Some(file.range.min()),
+            }
+        }
+        None
+    }
+
+    /// How far down from the start of a run what was taken out leads, to a file's end at most.
+    fn down(&self, mut start: Txid, end: Txid) -> Txid {
+        while end.next() < start {
+            let mut aside = self.aside.iter().copied();
+            match aside.find(|&aside| aside.max().next() == start) {
+                Some(aside) => start = aside.min(),
+                None => break,
+            }
+        }
+        start
     }
 
     /// Notes a file that was published since; one that is known keeps its place.
     pub fn add(&mut self, file: ReplicaFile) {
         let key = |file: &ReplicaFile| (file.level, file.range);
-        match self.0.binary_search_by_key(&key(&file), key) {
-            Ok(place) => self.0.splice(place..=place, [file]).for_each(drop),
-            Err(place) => self.0.insert(place, file),
+        match self.files.binary_search_by_key(&key(&file), key) {
+            Ok(place) => self.files.splice(place..=place, [file]).for_each(drop),
+            Err(place) => self.files.insert(place, file),
         }
     }
 
-    /// The same listing without one file: to plan around it.
+    /// The same listing without one file that is damaged: to plan around it.
     #[must_use]
     pub fn without(&self, gone: &ReplicaFile) -> Self {
         let stays = |file: &&ReplicaFile| (file.level, file.range) != (gone.level, gone.range);
-        Self(self.0.iter().filter(stays).cloned().collect())
+        let aside = (gone.level == Level::L0).then_some(gone.range);
+        self.of(self.files.iter().filter(stays).cloned())
+            .beside(aside)
     }
 }
 

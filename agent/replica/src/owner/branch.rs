@@ -144,7 +144,7 @@ pub fn branch_listing(main: &Listing, own: &Listing) -> Listing {
     let before = main.files().iter().filter(|file| file.range.max() < from);
     let alone = own.files().iter().any(|file| file.range.is_snapshot());
     let before = before.filter(|_| !alone).cloned();
-    Listing::new(before.chain(own.files().iter().cloned()).collect())
+    main.of(before.chain(own.files().iter().cloned()))
 }
 
 /// A branch as a store: plans, restores and verifications work on it as on any replica.

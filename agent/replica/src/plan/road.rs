@@ -13,8 +13,9 @@ use crate::{Listing, ReplicaFile};
 /// A writer that lost its replica can still fill names below the head that retention took from
 /// level 0. Retention takes from the bottom what a level holds, so what is left of level 0 is one run
 /// up to the head: a level-0 file below a hole, in a range that a compacted file covers, is such a
-/// straggler. A snapshot alone says so only of a beginning: beside a damaged file that was taken out,
-/// what is before it is as good as ever, though a snapshot reaches farther.
+/// straggler. Where a damaged file was taken out is no such hole, as long as the file lies beside the
+/// chain; and a snapshot alone says so only of a beginning. So what is before the damage is as good as
+/// ever.
 pub(super) fn trusted(listing: &Listing) -> Vec<&ReplicaFile> {
     let (_, mut files) = told_apart(listing);
     files.sort_by_key(|file| (file.range, file.level));
@@ -23,7 +24,7 @@ pub(super) fn trusted(listing: &Listing) -> Vec<&ReplicaFile> {
 
 /// The stragglers and the files that a plan may use.
 pub(super) fn told_apart(listing: &Listing) -> (Vec<&ReplicaFile>, Vec<&ReplicaFile>) {
-    let hole = below_hole(listing);
+    let hole = listing.after_hole();
     let covered = |file: &ReplicaFile| {
         listing.files().iter().any(|other| {
             other.level != Level::L0
@@ -36,19 +37,6 @@ pub(super) fn told_apart(listing: &Listing) -> (Vec<&ReplicaFile>, Vec<&ReplicaF
         let suspect = file.level == Level::L0 && hole.is_some_and(|hole| file.range.max() < hole);
         suspect && covered(file)
     })
-}
-
-/// The first TXID of level 0 after its last hole; `None` without a hole.
-fn below_hole(listing: &Listing) -> Option<Txid> {
-    let mut run: Option<Txid> = None;
-    for file in listing.level(Level::L0).rev() {
-        match run {
-            Some(start) if file.range.max().next() < start => return Some(start),
-            Some(start) => run = Some(start.min(file.range.min())),
-            None => run = Some(file.range.min()),
-        }
-    }
-    None
 }
 
 /// Walks as far as the files lead. `files` ascend by their first TXID.

@@ -197,6 +197,34 @@ fn a_stragglers_file_below_the_head_is_not_used() {
 }
 
 #[test]
+fn what_is_before_a_damaged_file_is_no_stragglers() {
+    // TXIDs 2 to 4 are compacted and still lie in level 0; then TXID 6 was found damaged.
+    let files = listing(&[
+        (9, 1, 1),
+        (1, 2, 4),
+        (0, 2, 2),
+        (0, 3, 3),
+        (0, 4, 4),
+        (0, 5, 5),
+        (0, 6, 6),
+        (0, 7, 7),
+        (9, 1, 8),
+        (0, 8, 8),
+    ]);
+    let bad = files.level(Level::L0).nth(4).unwrap();
+    let left = files.without(bad);
+    let ids: Vec<u64> = points(&left).iter().map(|point| point.txid.get()).collect();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 8]);
+    assert!(stragglers(&left).is_empty());
+    // The same of a replica that is listed, where a directory tells of what was taken out.
+    let told = Listing::new(left.files().to_vec()).beside([bad.range]);
+    assert_eq!(points(&told), points(&left));
+    // A file that nobody took out leaves a hole that a straggler may lie below.
+    let untold = Listing::new(left.files().to_vec());
+    assert_eq!(stragglers(&untold).len(), 3);
+}
+
+#[test]
 fn the_last_txid_overflows_nothing() {
     let files = listing(&[(9, 1, u64::MAX), (0, u64::MAX, u64::MAX)]);
     assert_eq!(

@@ -28,7 +28,7 @@ pub(super) fn listing(store: &dyn Store, point: Point) -> Result<(Listing, bool)
         ..file.clone()
     };
     Ok((
-        Listing::new(listing.files().iter().map(with_header_time).collect()),
+        listing.of(listing.files().iter().map(with_header_time)),
         true,
     ))
 }

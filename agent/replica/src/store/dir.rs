@@ -90,6 +90,17 @@ impl DirStore {
         }
     }
 
+    /// The TXIDs of the files that were taken out of level 0.
+    fn aside(&self) -> Result<Vec<TxidRange>, StoreError> {
+        let place = self.place.join(META_DIR).join(DAMAGED_DIR);
+        let names = match place.open().and_then(|dir| dir.entries()) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(StoreError::io("list", place.path())(error)),
+        };
+        Ok(names.iter().filter_map(|name| taken_out(name)).collect())
+    }
+
     /// The directory of a level, there and durable.
     fn durable_level(&self, level: Level) -> Result<Dir, StoreError> {
         let fs = self.fs.as_ref();
@@ -126,7 +137,12 @@ impl Store for DirStore {
         for level in Level::all() {
             files.extend(list_level(&ltx, level)?);
         }
-        Ok(Listing::new(files))
+        let listing = Listing::new(files);
+        // A hole is rare: the directory that may explain it is not read without one.
+        match listing.after_hole() {
+            Some(_) => Ok(listing.beside(self.aside()?)),
+            None => Ok(listing),
+        }
     }
 
     fn list_level(&self, level: Level) -> Result<Vec<ReplicaFile>, StoreError> {
@@ -215,7 +231,7 @@ impl Store for DirStore {
             .map_err(StoreError::io("open", self.dir()))?;
         let meta = durable::ensure_subdir(fs, &dir, OsStr::new(META_DIR))?;
         let aside = durable::ensure_subdir(fs, &meta, OsStr::new(DAMAGED_DIR))?;
-        let to = format!("{}-{level}-{name}", compact(now));
+        let to = aside_name(now, file);
         Ok(durable::move_dir(
             fs,
             &from,
@@ -241,6 +257,18 @@ fn missing_is_none(ltx: &Dir, level: Level) -> Result<Option<Dir>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("open", ltx.path().join(name))(error)),
     }
+}
+
+/// The name of a damaged file beside the chain.
+fn aside_name(now: Timestamp, file: &ReplicaFile) -> String {
+    format!("{}-{}-{}", compact(now), file.level, FileName(file.range))
+}
+
+/// The TXIDs of a damaged file of level 0, by its name beside the chain.
+fn taken_out(name: &OsStr) -> Option<TxidRange> {
+    let (_, rest) = name.to_str()?.split_once('-')?;
+    let (level, name) = rest.split_once('-')?;
+    (level == Level::L0.to_string()).then(|| range(OsStr::new(name)))?
 }
 
 fn range(name: &OsStr) -> Option<TxidRange> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sqlrep_format::ltx::WalSpan;
 use sqlrep_format::{PageCount, PageSize, Pgno};
 use sqlrep_replica::owner::{Publish, SpoolFile, publish_l0};
-use sqlrep_replica::{Destination, Point, RestoreOptions, restore};
+use sqlrep_replica::{Destination, Point, RestoreOptions, points, restore};
 use sqlrep_spool::{Draft, Limits, PageSource, Spool};
 
 use super::*;
@@ -721,6 +721,46 @@ fn when_nothing_has_the_pages_the_live_database_stands_in_and_the_loss_is_said()
         life.commit();
     }
     life.check(30 * MINUTE);
+    verified(&life);
+}
+
+#[test]
+fn what_is_before_the_damage_stays_though_a_level_covers_it() {
+    let mut life = grown(7);
+    let now = Timestamp::from_millis(life.now);
+    let one = Chore::Compact(Level::new(1).unwrap());
+    assert!(matches!(life.tend.run(one, now), Ok(Tended::Wrote(_))));
+    for _ in 0..3 {
+        life.now += 10;
+        life.commit();
+    }
+    life.tend.known = life.tend.store.list().unwrap();
+    let first = life.states.len() as u64 - 1;
+    let victim = life
+        .tend
+        .known
+        .level(Level::L0)
+        .nth_back(1)
+        .unwrap()
+        .clone();
+    assert_eq!(victim.range.max().get(), first);
+    damage(&life, &victim);
+    forget(&life);
+    life.now += 10;
+    life.commit_all();
+    life.tend.full = Txid::new(life.states.len() as u64);
+    let before = points(&life.tend.store.list().unwrap());
+    let found = mended(&life);
+    let lost: Vec<u64> = found.lost.iter().map(|point| point.txid.get()).collect();
+    assert_eq!(lost, [first, first + 1], "{}", found.text());
+    let after = points(&life.tend.store.list().unwrap());
+    assert_eq!(after.len() + 2, before.len(), "{before:?} {after:?}");
+    // Retention takes them for nobody else's leftovers, now or later.
+    life.tend.full = None;
+    life.upkeep.surprised(Timestamp::from_millis(life.now));
+    life.pass(1_000);
+    let kept = points(&life.tend.store.list().unwrap());
+    assert_eq!(kept, after);
     verified(&life);
 }
 
