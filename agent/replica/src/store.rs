@@ -3,7 +3,7 @@
 mod dir;
 mod error;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Write};
@@ -34,8 +34,9 @@ pub struct ReplicaFile {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     files: Vec<ReplicaFile>,
-    /// What was taken out of level 0, damaged: those holes say nothing about what is below them.
-    aside: BTreeSet<TxidRange>,
+    /// What was taken out of level 0, damaged, from its last TXID to its first: those holes say
+    /// nothing about what is below them.
+    aside: BTreeMap<Txid, Txid>,
 }
 
 impl Listing {
@@ -44,21 +45,26 @@ impl Listing {
         files.sort_by_key(|file| (file.level, file.range));
         Self {
             files,
-            aside: BTreeSet::new(),
+            aside: BTreeMap::new(),
         }
     }
 
     /// The same files beside what was taken out of level 0, damaged.
     #[must_use]
     pub fn beside(mut self, aside: impl IntoIterator<Item = TxidRange>) -> Self {
-        self.aside.extend(aside);
+        let ends = aside.into_iter().map(|range| (range.max(), range.min()));
+        self.aside.extend(ends);
         self
     }
 
     /// Other files, or the same with other times, where the same was taken out.
     #[must_use]
     pub fn of(&self, files: impl IntoIterator<Item = ReplicaFile>) -> Self {
-        Self::new(files.into_iter().collect()).beside(self.aside.iter().copied())
+        let aside = self.aside.clone();
+        Self {
+            aside,
+            ..Self::new(files.into_iter().collect())
+        }
     }
 
     /// The files by level and TXID.
@@ -99,9 +105,9 @@ impl Listing {
     /// How far down from the start of a run what was taken out leads, to a file's end at most.
     fn down(&self, mut start: Txid, end: Txid) -> Txid {
         while end.next() < start {
-            let mut aside = self.aside.iter().copied();
-            match aside.find(|&aside| aside.max().next() == start) {
-                Some(aside) => start = aside.min(),
+            // Names that anybody may have made: each step leads down, and finds its next at once.
+            match start.prev().and_then(|last| self.aside.get(&last)) {
+                Some(first) => start = *first,
                 None => break,
             }
         }

@@ -1,6 +1,7 @@
 //! Tests of replicas in directories.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 
 use super::*;
 use crate::testing::chain::{self, header, page, txid};
@@ -193,4 +194,68 @@ fn errors_say_what_a_caller_may_conclude() {
         );
         assert!(error.to_string().contains("/r/ltx/0/"), "{error}");
     }
+}
+
+/// Names beside the chain may be anybody's; a listing that hangs over them hangs a restore.
+#[test]
+fn names_beside_the_chain_that_anybody_made_hold_up_no_listing() {
+    let last = TxidRange::single(txid(u64::MAX));
+    let chain = |ids: &[u64]| {
+        let single = |id: &u64| ReplicaFile {
+            level: Level::L0,
+            range: TxidRange::single(txid(*id)),
+            bytes: 1,
+            modified: Timestamp::from_millis(0),
+        };
+        Listing::new(ids.iter().map(single).collect())
+    };
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // The last name of all follows on itself.
+        let hole = chain(&[5, u64::MAX]).beside([last]).after_hole();
+        said.send(hole).unwrap();
+        // As many as a directory may hold: of each its neighbour is asked for.
+        let many = (6..1_000_006).map(|id| TxidRange::single(txid(id)));
+        let hole = chain(&[5, 1_000_006]).beside(many).after_hole();
+        said.send(hole).unwrap();
+    });
+    let patience = std::time::Duration::from_secs(20);
+    let hole = heard.recv_timeout(patience).expect("it ends");
+    assert_eq!(hole, Some(txid(u64::MAX)), "the hole is there");
+    let hole = heard.recv_timeout(patience).expect("it ends soon");
+    assert_eq!(hole, None, "all of it is explained");
+}
+
+#[test]
+fn what_is_no_name_of_a_damaged_file_explains_no_hole() {
+    let dir = scratch();
+    let store = DirStore::new(dir.path());
+    for id in [1, 2, 4] {
+        chain::put(&store, 0, &header(id, id, 2), &one(2)).unwrap();
+    }
+    let aside = dir.path().join(".sqlrep/damaged");
+    fs::create_dir_all(&aside).unwrap();
+    let three = "0000000000000003-0000000000000003.ltx";
+    for name in [
+        three.to_owned(),
+        format!("-0{three}"),
+        format!("x-1-{three}"),
+        format!("x-00-{three}"),
+        format!("x-0-{three}.tmp"),
+        "x-0-0000000000000003-0000000000000002.ltx".to_owned(),
+        "x-0-0000000000000000-0000000000000003.ltx".to_owned(),
+        "x-0-".to_owned(),
+        "--\n".to_owned(),
+    ] {
+        fs::write(aside.join(name), b"").unwrap();
+    }
+    fs::write(aside.join(OsStr::from_bytes(b"\xff-0-\xff")), b"").unwrap();
+    let hole = Some(txid(4));
+    assert_eq!(store.list().unwrap().after_hole(), hole);
+    fs::write(aside.join(format!("x-0-{three}")), b"").unwrap();
+    assert_eq!(store.list().unwrap().after_hole(), None);
+    // What cannot be looked at is not the same as nothing.
+    fs::remove_dir_all(&aside).unwrap();
+    fs::write(&aside, b"").unwrap();
+    assert!(store.list().is_err());
 }
