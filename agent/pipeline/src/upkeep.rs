@@ -173,6 +173,16 @@ impl Upkeep {
         Some(ahead)
     }
 
+    /// Whether it was asked what time it is where the replica lies. Before that nothing goes.
+    pub(crate) fn compared(&self) -> bool {
+        self.compared
+    }
+
+    /// The time there was heard: what was due by another one may not be.
+    pub(crate) fn heard(&mut self) {
+        self.worked();
+    }
+
     /// Where the time was set forward.
     pub(crate) fn jumps(&self) -> &Jumps {
         &self.jumps

@@ -24,7 +24,7 @@ use sqlrep_format::Timestamp;
 
 pub use dir::Dir;
 pub use early::begin_writeback;
-pub use os::{OsFs, now_at};
+pub use os::OsFs;
 pub use place::{Base, Place};
 pub use temp::{Temp, is_temp_name};
 
@@ -62,6 +62,9 @@ pub trait Fs: Send + Sync + fmt::Debug {
     fn remove_dir(&self, dir: &Dir, name: &OsStr) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn fsync_dir(&self, dir: &Dir) -> io::Result<()>;
+    /// What time it is where a directory lies: it gets that time, which does no harm to anybody, and no
+    /// room is needed for it. On NFS it is the server's clock, for "now" is left to it.
+    fn now_at(&self, dir: &Dir) -> io::Result<Timestamp>;
 }
 
 /// A step that failed: which, on what, and why.

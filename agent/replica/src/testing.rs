@@ -63,6 +63,8 @@ enum Fault {
         errno: Errno,
         done: bool,
     },
+    /// Every step of this name fails.
+    Always { step: &'static str, errno: Errno },
     /// The n-th step of this name fails, once; `done`: after it was done, as when a reply is lost.
     Error {
         step: &'static str,
@@ -130,8 +132,8 @@ impl CrashFs {
     }
 
     /// Lets the n-th step (from 0) of a name fail once: `make_dir`, `create`, `fsync`,
-    /// `set_modified`, `link`, `links`, `rename`, `rename_new`, `move_dir`, `unlink`, `remove_dir` or
-    /// `fsync_dir`. With `done` it is done all the same.
+    /// `set_modified`, `link`, `links`, `rename`, `rename_new`, `move_dir`, `unlink`, `remove_dir`,
+    /// `fsync_dir` or `now_at`. With `done` it is done all the same.
     pub fn fail(&self, step: &'static str, nth: u64, errno: i32, done: bool) {
         let errno = Errno::from_raw_os_error(errno);
         self.state().fault = Some(Fault::Error {
@@ -140,6 +142,12 @@ impl CrashFs {
             errno,
             done,
         });
+    }
+
+    /// Lets every step of a name fail.
+    pub fn fail_always(&self, step: &'static str, errno: i32) {
+        let errno = Errno::from_raw_os_error(errno);
+        self.state().fault = Some(Fault::Always { step, errno });
     }
 
     /// Whether the fault happened. A test of faults that never happen proves nothing.
@@ -193,6 +201,10 @@ impl CrashFs {
                 if done {
                     run()?;
                 }
+                Err(errno.into())
+            }
+            Some(Fault::Always { step, errno }) if step == name => {
+                self.state().fired = true;
                 Err(errno.into())
             }
             Some(Fault::Error {
@@ -324,6 +336,10 @@ impl Fs for CrashFs {
             self.state().names.insert(inode, names);
             Ok(())
         })
+    }
+
+    fn now_at(&self, dir: &Dir) -> io::Result<Timestamp> {
+        self.step("now_at", || OsFs.now_at(dir))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::inspect::{self, QuickCheck};
 use crate::limits;
 use crate::stage::capture::{Capture, wall_now};
 use crate::stage::scrub::Damage;
-use crate::stage::upkeep::{Listed, Look, Tend, Tended};
+use crate::stage::upkeep::{Look, Tend, Tended};
 use crate::upkeep::{Chore, Rhythm, Upkeep};
 use crate::{Settings, status::ReplicaStatus};
 
@@ -145,6 +145,7 @@ impl Database {
             bench,
             known: self.tending.upkeep.listing().cloned().unwrap_or_default(),
             jumps: self.tending.upkeep.jumps().clone(),
+            compared: self.tending.upkeep.compared(),
         };
         let lane = self.home.upkeep().clone();
         self.tending.work = Some(Box::pin(async move {
@@ -233,8 +234,16 @@ impl Database {
     }
 
     fn take_in(&mut self, chore: Chore, tended: Tended, now: Timestamp) {
-        if let Tended::Listed(found) = &tended {
-            self.compare_clocks(found);
+        match &tended {
+            Tended::Listed(found) => {
+                let (upkeep, reading) = (&mut self.tending.upkeep, Reading::take());
+                upkeep.holds(found.listing.files(), reading);
+                if let Some(there) = found.there {
+                    self.compare_clocks(there);
+                }
+            }
+            Tended::Heard(there) => self.compare_clocks(*there),
+            _ => {}
         }
         let upkeep = &mut self.tending.upkeep;
         match tended {
@@ -265,6 +274,7 @@ impl Database {
                 self.damaged(&damage, now);
             }
             Tended::Pruned(next) => upkeep.pruned(next),
+            Tended::Heard(_) => upkeep.heard(),
             // A chore for which there is nothing to do is not due again at once.
             Tended::Nothing if chore == Chore::Verify => upkeep.verified(now),
             Tended::Nothing => drop(upkeep.failed(now)),
@@ -279,10 +289,8 @@ impl Database {
         }
     }
 
-    fn compare_clocks(&mut self, found: &Listed) {
-        let (upkeep, reading) = (&mut self.tending.upkeep, Reading::take());
-        upkeep.holds(found.listing.files(), reading);
-        let ahead = found.there.and_then(|there| upkeep.compare(there, reading));
+    fn compare_clocks(&mut self, there: Timestamp) {
+        let ahead = self.tending.upkeep.compare(there, Reading::take());
         if let Some(ahead) = ahead {
             tracing::warn!(
                 db = %self.id, seconds = ahead.as_secs(),

@@ -43,6 +43,8 @@ pub(crate) struct Tend {
     pub(crate) known: Listing,
     /// Where the time was set forward.
     pub(crate) jumps: Jumps,
+    /// Whether what time it is there was heard before.
+    pub(crate) compared: bool,
 }
 
 /// What a piece of upkeep came to.
@@ -60,6 +62,8 @@ pub(crate) enum Tended {
     Damaged(Damage),
     /// What lay beside the chain for long is gone; when the next of it goes.
     Pruned(Option<Timestamp>),
+    /// Nothing was done before it is known what time it is there, which is this.
+    Heard(Timestamp),
     /// There was nothing to do.
     Nothing,
     /// The replica holds what it should not, or lacks what it should hold: list it again.
@@ -94,6 +98,9 @@ impl Tend {
     /// Does one chore.
     pub(crate) fn run(&self, chore: Chore, now: Timestamp) -> Result<Tended, StageError> {
         self.home.check()?;
+        if !self.compared && matches!(chore, Chore::Retain | Chore::Verify | Chore::Prune) {
+            return self.hear(now);
+        }
         match chore {
             Chore::List => self.list(now),
             Chore::Compact(level) => self.compact(level, now),
@@ -108,22 +115,37 @@ impl Tend {
         }
     }
 
+    /// A clock that is ahead makes all that lies there look old. So what goes by its age waits until it
+    /// is known what time it is there, however late that can be told.
+    fn hear(&self, now: Timestamp) -> Result<Tended, StageError> {
+        match self.store.clock() {
+            // It never will be: then it is this one.
+            Err(error) if error.is_unknown_there() => Ok(Tended::Heard(now)),
+            there => Ok(there?.map_or(Tended::Surprised, Tended::Heard)),
+        }
+    }
+
     fn list(&self, now: Timestamp) -> Result<Tended, StageError> {
         let there = self.store.clock();
         if let Err(error) = &there {
             // A share without room or right to write: then nothing new comes, and nothing goes.
             tracing::debug!(err = %error, "what time it is there is not known");
         }
+        let unknown = there.is_err() && !self.compared;
         let there = there.ok().flatten();
-        // Temp files have times of where they lie.
-        self.store
-            .sweep(there.unwrap_or(now).earlier(limits::TEMP_AGE))?;
         let manifest = self.store.load_manifest()?;
         let claims = manifest.map(|manifest| manifest.claims).unwrap_or_default();
-        let sure = there.map_or(now, |there| now.min(there));
-        let prune_at = match self.prune(now, sure)? {
-            Tended::Pruned(next) => next,
-            _ => None, // somebody else's to prune
+        let prune_at = if unknown {
+            Some(now) // asked again by then
+        } else {
+            // Temp files have times of where they lie.
+            let temps = there.unwrap_or(now).earlier(limits::TEMP_AGE);
+            self.store.sweep(temps)?;
+            let sure = there.map_or(now, |there| now.min(there));
+            match self.prune(now, sure)? {
+                Tended::Pruned(next) => next,
+                _ => None, // somebody else's to prune
+            }
         };
         Ok(Tended::Listed(Listed {
             listing: self.store.list()?,

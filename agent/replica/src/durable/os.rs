@@ -20,21 +20,6 @@ const NANOS: i64 = 1_000_000;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OsFs;
 
-/// What time it is where a directory lies: it gets that time, which does no harm to anybody, and no
-/// room is needed for it. On NFS it is the server's clock, for "now" is left to it.
-pub fn now_at(dir: &Dir) -> io::Result<Timestamp> {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_NOW,
-    };
-    let times = Timestamps {
-        last_access: now,
-        last_modification: now,
-    };
-    rustix::fs::futimens(dir, &times)?;
-    dir.modified()
-}
-
 impl Fs for OsFs {
     fn make_dir(&self, dir: &Dir, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::mkdirat(dir, name, DIR_MODE)?)
@@ -134,5 +119,18 @@ impl Fs for OsFs {
             }
             fsynced => fsynced,
         }
+    }
+
+    fn now_at(&self, dir: &Dir) -> io::Result<Timestamp> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        };
+        let times = Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        rustix::fs::futimens(dir, &times)?;
+        dir.modified()
     }
 }

@@ -226,3 +226,7 @@ fn a_probe_says_whether_names_are_exclusive_and_leaves_nothing() {
     let gone = dir.path().join("gone");
     assert!(matches!(probe(&gone, "n"), Err(RootError::Missing { .. })));
 }
+
+    fn now_at(&self, dir: &Dir) -> io::Result<sqlrep_format::Timestamp> {
+        OsFs.now_at(dir)
+    }

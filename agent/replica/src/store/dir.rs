@@ -73,8 +73,8 @@ impl DirStore {
         let Some(ltx) = self.ltx()? else {
             return Ok(None);
         };
-        let now =
-            durable::now_at(&ltx).map_err(StoreError::io("ask for the time by", ltx.path()))?;
+        let now = self.fs.now_at(&ltx);
+        let now = now.map_err(StoreError::io("ask for the time by", ltx.path()))?;
         Ok(Some(now))
     }
 

@@ -64,6 +64,11 @@ impl StoreError {
         }
     }
 
+    /// The place knows no such call, now or later.
+    pub fn is_unknown_there(&self) -> bool {
+        self.is(&[Errno::NOSYS, Errno::NOTSUP, Errno::INVAL])
+    }
+
     /// It may work the next time without anybody's doing: a NAS that is away or overloaded.
     pub fn is_transient(&self) -> bool {
         const PASSING: [Errno; 17] = [

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use sqlrep_format::ltx::WalSpan;
 use sqlrep_format::{PageCount, PageSize, Pgno};
 use sqlrep_replica::owner::{Publish, SpoolFile, publish_l0};
-use sqlrep_replica::{Destination, Point, RestoreOptions, points, restore};
+use sqlrep_replica::testing::CrashFs;
+use sqlrep_replica::{Destination, DirStore, Point, RestoreOptions, points, restore};
 use sqlrep_spool::{Draft, Limits, PageSource, Spool};
 
 use super::*;
@@ -17,6 +18,8 @@ use crate::remote::Whose;
 use crate::root::RootWatch;
 use crate::timing::Meter;
 use crate::upkeep::{Rhythm, Upkeep};
+
+const EROFS: i32 = 30;
 
 const PAGE: PageSize = PageSize::MIN;
 const MINUTE: i64 = 60_000;
@@ -50,7 +53,7 @@ impl PageSource for Changed {
 }
 
 struct Life {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     spool: Arc<Spool>,
     tend: Tend,
     rhythm: Rhythm,
@@ -63,6 +66,8 @@ struct Life {
     bytes_max: u64,
     /// What the clocks say, where one may be set.
     reading: Option<Reading>,
+    /// Whether the share says what time it is there.
+    read_only: bool,
 }
 
 /// In memory where there is such a place: nothing here is about fsync.
@@ -109,11 +114,12 @@ impl Life {
             bench: None,
             known: Listing::default(),
             jumps: Jumps::default(),
+            compared: true,
         };
         let now = 20_000 * DAY;
         tend.spool.keep_above(Some(Txid::FIRST));
         Self {
-            _dir: dir,
+            dir,
             spool,
             tend,
             rhythm: rhythm.clone(),
@@ -125,6 +131,7 @@ impl Life {
             files_max: 0,
             bytes_max: 0,
             reading: None,
+            read_only: false,
         }
     }
 
@@ -208,8 +215,12 @@ impl Life {
         {
             self.tend.known = self.upkeep.listing().cloned().unwrap_or_default();
             self.tend.jumps = self.upkeep.jumps().clone();
-            let tended = self.tend.run(chore, now).unwrap();
-            self.take_in(chore, tended);
+            self.tend.compared = self.upkeep.compared();
+            match self.tend.run(chore, now) {
+                Ok(tended) => self.take_in(chore, tended),
+                Err(_) if self.read_only => drop(self.upkeep.failed(now)),
+                Err(error) => panic!("{chore:?}: {error}"),
+            }
             chores += 1;
             assert!(chores < 10_000, "chores end by themselves");
         }
@@ -250,7 +261,10 @@ impl Life {
                 } = found;
                 if let Some(reading) = self.reading {
                     self.upkeep.holds(listing.files(), reading);
-                    self.upkeep.compare(there.unwrap(), reading);
+                    if let Some(there) = there {
+                        self.upkeep.compare(there, reading);
+                    }
+                    assert!(there.is_some() || self.read_only);
                 }
                 self.upkeep.listed(listing, claims, prune_at);
             }
@@ -263,6 +277,10 @@ impl Life {
             Tended::Removed(files) => self.upkeep.removed(&files),
             Tended::Verified(..) => self.upkeep.verified(Timestamp::from_millis(self.now)),
             Tended::Pruned(next) => self.upkeep.pruned(next),
+            Tended::Heard(there) => {
+                self.upkeep.compare(there, self.reading.unwrap());
+                self.upkeep.heard();
+            }
             other => panic!("{chore:?}: {other:?}"),
         }
     }
@@ -555,6 +573,54 @@ fn a_clock_that_is_set_a_day_forward_takes_nothing_that_is_kept() {
 #[test]
 fn an_agent_that_begins_with_a_clock_ahead_takes_nothing_that_is_kept() {
     is_kept_by_a_clock_that_is(400 * DAY, true);
+}
+
+/// A share that is asked for its time and does not say it, for so many times.
+fn silent(life: &Life) -> Remote {
+    let fs = CrashFs::new(life.dir.path()).unwrap();
+    fs.fail_always("now_at", EROFS);
+    let store = DirStore::with_fs(life.tend.store.place(), Arc::new(fs));
+    life.tend.store.with(store)
+}
+
+/// Takes the oldest file of level 0 out as if it were damaged; where it is then.
+fn set_one_aside(life: &Life) -> std::path::PathBuf {
+    let store = &life.tend.store;
+    let oldest = store.list_level(Level::L0).unwrap().remove(0);
+    let now = Timestamp::from_millis(life.now);
+    store.set_aside(&oldest, now).unwrap();
+    let aside = store.dir().join(".sqlrep/damaged");
+    let mut names = std::fs::read_dir(aside).unwrap();
+    names.next().unwrap().unwrap().path()
+}
+
+/// Before the share says what time it is there, nothing goes by the node's clock alone.
+#[test]
+fn an_agent_that_hears_the_shares_time_late_takes_nothing_before() {
+    let mut node = Node::of(Duration::from_hours(12), 26);
+    for _ in 0..24 {
+        node.hour();
+    }
+    let moments = node.moments(10);
+    let aside = set_one_aside(&node.life);
+    let heard = node.life.tend.store.clone();
+    node.life.tend.store = silent(&node.life);
+    (node.off, node.life.read_only) = (400 * DAY, true);
+    node.restart();
+    for _ in 0..3 {
+        node.hour();
+    }
+    assert!(!node.life.upkeep.compared());
+    (node.life.tend.store, node.life.read_only) = (heard, false);
+    node.hour();
+    assert!(node.life.upkeep.compared());
+    assert!(aside.exists(), "what was set aside today is not old");
+    node.off = 0;
+    node.restart();
+    node.hour();
+    for moment in moments {
+        node.restores(moment);
+    }
 }
 
 #[test]
