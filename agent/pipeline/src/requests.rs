@@ -257,7 +257,7 @@ impl Fleet {
         let root = self.context.home.clone();
         self.bulk(&root, |context| {
             context.home.check()?;
-            let root = context.root.path();
+            let root = context.root.place("");
             let below = context.home.acting(|| sqlrep_replica::replicas_below(root));
             let below = below.map_err(StageError::from)?;
             let ids = below

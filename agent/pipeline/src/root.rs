@@ -128,7 +128,14 @@ impl RootWatch {
     /// Tries whether the root can do what a replica needs. Blocking: only on a lane.
     pub(crate) fn probe(&self, node: &str) {
         let (before, begun) = (SystemTime::now(), Instant::now());
-        let probed = root::probe(&self.path, node).map(|modified| {
+        // As everything else: what was found to be it, not what its path leads to by now.
+        let held = self.base.dir().map_err(|source| RootError::Io {
+            action: "open",
+            path: self.path.clone(),
+            source,
+        });
+        let probed = held.and_then(|dir| root::probe(&dir, node));
+        let probed = probed.map(|modified| {
             let took = begun.elapsed();
             // The file was made some time between then and now.
             let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);

@@ -16,7 +16,7 @@ use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{self, Dir, Failure, Fs, OsFs, is_temp_name};
+use crate::durable::{self, Base, Dir, Failure, Fs, OsFs, Place, is_temp_name};
 
 pub use probe::{probe, probe_with};
 
@@ -341,7 +341,9 @@ fn initialise(fs: &dyn Fs, dir: &Dir, content: Content) -> Result<RootId, RootEr
 
 /// Whether something below is a replica. A root too large to be looked through is not taken.
 fn holds_replicas(dir: &Dir) -> bool {
-    crate::replicas_below(dir.path()).is_ok_and(|found| !found.is_empty())
+    let base = Base::of_root(dir.path());
+    base.hold(dir.clone());
+    crate::replicas_below(Place::beneath(&base, "")).is_ok_and(|found| !found.is_empty())
 }
 
 fn writable(dir: &Dir) -> Result<(), RootError> {

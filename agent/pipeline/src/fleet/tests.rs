@@ -254,6 +254,12 @@ async fn what_was_begun_on_a_root_is_never_written_to_what_stands_in_its_place()
     assert!(early.is_err(), "before it was looked at: {early:?}");
     fleet.check_root().await.unwrap();
     rustix::fs::rename(&nas, &away).unwrap();
+    // What is tried is tried on it too, wherever it is.
+    fleet.probe_root().await.unwrap();
+    let probe = fleet.root().probe;
+    assert!(matches!(probe, Some(Ok(_))), "{probe:?}");
+    let listed = fleet.replicas().await;
+    assert!(listed.is_err(), "{listed:?}: it was not checked");
     std::fs::create_dir(&nas).unwrap();
     remote.save_manifest(&manifest).unwrap();
     assert!(remote.load_manifest().unwrap().is_some());

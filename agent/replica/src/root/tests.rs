@@ -59,6 +59,23 @@ fn a_root_with_other_things_in_it_is_not_marked() {
     assert!(!dir.path().join(NAME).exists());
 }
 
+/// Between the opening of a root and its marking the share may be unmounted, or mounted.
+#[test]
+fn a_root_is_marked_for_what_it_holds_and_not_what_its_path_leads_to() {
+    let dir = scratch();
+    let (path, away) = (dir.path().join("root"), dir.path().join("away"));
+    fs::create_dir_all(path.join("photos")).unwrap();
+    let root = open(&path).unwrap();
+    rustix::fs::rename(&path, &away).unwrap();
+    fs::create_dir_all(path.join("media/app/data/app.db/ltx")).unwrap();
+    let error = check_open(&root, None).unwrap_err();
+    assert!(matches!(error, RootError::Unmarked { .. }), "{error}");
+    let root = open(&path).unwrap();
+    rustix::fs::rename(path.join("media"), away.join("media")).unwrap();
+    rustix::fs::rename(away.join("media"), path.join("media")).unwrap();
+    check_open(&root, None).unwrap();
+}
+
 #[test]
 fn a_root_that_is_none_says_what_it_is() {
     let dir = scratch();
@@ -211,6 +228,10 @@ impl Fs for Overwrites {
     fn fsync_dir(&self, dir: &Dir) -> io::Result<()> {
         OsFs.fsync_dir(dir)
     }
+
+    fn now_at(&self, dir: &Dir) -> io::Result<sqlrep_format::Timestamp> {
+        OsFs.now_at(dir)
+    }
 }
 
 #[test]
@@ -218,15 +239,12 @@ fn a_probe_says_whether_names_are_exclusive_and_leaves_nothing() {
     let dir = scratch();
     fs::write(dir.path().join(".sqlrep-probe-node-1"), b"left by a crash").unwrap();
     let before = std::time::SystemTime::now() - std::time::Duration::from_secs(5);
-    assert!(probe(dir.path(), "node/1").unwrap() > before);
+    let root = open(dir.path()).unwrap();
+    assert!(probe(&root, "node/1").unwrap() > before);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    let error = probe_with(&Overwrites, dir.path(), "node-1").unwrap_err();
+    let error = probe_with(&Overwrites, &root, "node-1").unwrap_err();
     assert!(matches!(error, RootError::NotExclusive { .. }), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    let gone = dir.path().join("gone");
-    assert!(matches!(probe(&gone, "n"), Err(RootError::Missing { .. })));
+    fs::remove_dir(dir.path()).unwrap();
+    assert!(matches!(probe(&root, "n"), Err(RootError::Missing { .. })));
 }
-
-    fn now_at(&self, dir: &Dir) -> io::Result<sqlrep_format::Timestamp> {
-        OsFs.now_at(dir)
-    }
