@@ -18,7 +18,7 @@ use crate::compact::{compact, first_snapshot_plan, pending, snapshot_plan};
 use crate::durable::{Fs, OsFs};
 use crate::owner::{self, Claim, Publish, SpoolFile, WriterId};
 use crate::restore::{self, first_page};
-use crate::retain::{Beside, Policy, retain};
+use crate::retain::{Beside, Policy, condemn, retain};
 use crate::testing::chain::{History, encode, put, time, txid};
 use crate::testing::faulty::{FaultyStore, Wrong};
 use crate::testing::{CrashFs, Loss, scratch};
@@ -253,6 +253,31 @@ const RETAIN: Operation = Operation {
     },
 };
 
+/// A file of level 0 that the newest state does not need.
+const BAD: u64 = 3;
+
+const ASIDE: Operation = Operation {
+    name: "set aside",
+    prepare: |dir| merged(dir, Arc::new(OsFs)).unwrap(),
+    run: |dir, fs| {
+        let store = over(dir, fs);
+        let listing = store.list()?;
+        let bad = listing.level(Level::L0);
+        let bad = bad.filter(|file| file.range.max() == txid(BAD));
+        let bad: Vec<_> = bad.cloned().collect();
+        condemn(&listing, &bad, &thinning())?.carry_out(&store, time(900))?;
+        Ok(())
+    },
+    holds: |dir, context| states(&replica(dir), BEGUN, context),
+    done: |dir, context| {
+        let left = replica(dir).list().unwrap();
+        let left = left.level(Level::L0).count() as u64;
+        assert_eq!(left, BEGUN - 1, "{context}");
+        let aside = fs::read_dir(dir.join("replica/.sqlrep/damaged")).unwrap();
+        assert_eq!(aside.count(), 1, "{context}");
+    },
+};
+
 const RESTORE: Operation = Operation {
     name: "restore",
     prepare: nothing,
@@ -398,8 +423,8 @@ const SIGN: Operation = Operation {
     },
 };
 
-const ALL: [Operation; 9] = [
-    SHIP, CLAIM, COMPACT, RETAIN, RESTORE, RETIRE, BRANCH, PRUNE, SIGN,
+const ALL: [Operation; 10] = [
+    SHIP, CLAIM, COMPACT, RETAIN, ASIDE, RESTORE, RETIRE, BRANCH, PRUNE, SIGN,
 ];
 
 /// A world in which an operation can begin, and its steps when nothing goes wrong.
@@ -562,6 +587,19 @@ fn read_all() -> Vec<(&'static str, Reading)> {
     ]
 }
 
+/// Whether an error says what happened. What the share did must not be taken for damage of a file: that
+/// would be mended, and a sound file set aside.
+fn tells(text: &str, wrong: Wrong, reading: bool) -> bool {
+    match wrong {
+        Wrong::Errno(errno) => {
+            let reason = std::io::Error::from_raw_os_error(errno).to_string();
+            text.contains(&reason)
+        }
+        Wrong::Short if reading => text.contains("truncated"),
+        _ => true,
+    }
+}
+
 /// How many calls an operation that reads makes when nothing goes wrong.
 fn calls(run: Reading) -> usize {
     let (dir, _) = world(&RETAIN);
@@ -602,6 +640,8 @@ fn whatever_a_read_of_a_share_gives_nothing_wrong_comes_of_it() {
                     // A plan that a stale listing does not allow names TXIDs, not a file.
                     let named = text.contains(&place) || wrong == Wrong::Stale;
                     assert!(named, "{context}: no place: {text}");
+                    let reading = store.calls().get(call) == Some(&"read");
+                    assert!(tells(&text, wrong, reading), "{context}: no reason: {text}");
                 }
                 kept(name, dir.path(), &context);
                 let left = fs::read_dir(dir.path().join("out")).unwrap().count();

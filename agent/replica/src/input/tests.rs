@@ -24,6 +24,27 @@ fn same(pgno: u32) -> Entry {
     }
 }
 
+/// Whether a file is read at once or piece by piece: beyond its end there is nothing, not zeroes.
+#[test]
+fn beyond_its_end_a_file_is_truncated() {
+    let dir = scratch();
+    let store = DirStore::new(dir.path());
+    put(&store, 0, &header(1, 1, 1), &[(1, page(1, 1))]).unwrap();
+    let file = store.list().unwrap().files()[0].clone();
+    for (whole_bytes_max, open) in [(file.bytes, true), (0, true), (0, false)] {
+        let keep = Keep {
+            whole_bytes_max,
+            open,
+        };
+        let input = Input::open(&store, &file, keep).unwrap();
+        let mut buffer = [0; 16];
+        input.read(file.bytes - 16, &mut buffer).unwrap();
+        let error = input.read(file.bytes - 15, &mut buffer).unwrap_err();
+        assert!(error.is_corrupt(), "{keep:?}: {error}");
+        assert!(error.to_string().contains("truncated"), "{keep:?}: {error}");
+    }
+}
+
 /// Shapes of the index that no encoder writes.
 #[derive(Clone, Copy, PartialEq)]
 enum Twist {
