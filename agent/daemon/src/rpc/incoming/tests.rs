@@ -139,6 +139,9 @@ fn pair() -> (Connection<DuplexStream>, DuplexStream) {
     (Connection::new(ours, Origin::Network, room), theirs)
 }
 
+/// Longer than any connection here may stay open; who waits for more waits for ever.
+const LONG: Duration = Duration::from_hours(24 * 14);
+
 /// When it is closed, with pings coming all the time.
 async fn closed(mut connection: Connection<DuplexStream>, mut theirs: DuplexStream) -> Instant {
     let pings = async {
@@ -157,7 +160,10 @@ async fn closed(mut connection: Connection<DuplexStream>, mut theirs: DuplexStre
             }
         }
     };
-    tokio::select! { () = pings => unreachable!(), at = read => at }
+    let closed = async {
+        tokio::select! { () = pings => unreachable!(), at = read => at }
+    };
+    timeout(LONG, closed).await.expect("it was never closed")
 }
 
 #[tokio::test(start_paused = true)]
