@@ -64,6 +64,19 @@ fn a_link_whose_reply_was_lost_is_ours() {
     assert_eq!(names(dir.path()).len(), 1);
 }
 
+/// Whoever took it may have died before its name was durable; who hears that it is taken goes on.
+#[test]
+fn a_name_that_was_taken_is_durable_when_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = CrashFs::new(dir.path()).unwrap();
+    faults.fail("fsync_dir", 0, EIO, false);
+    put(&faults, dir.path(), b"one").unwrap_err();
+    assert_eq!(put(&faults, dir.path(), b"two").unwrap(), Put::Taken);
+    let left = tempfile::tempdir().unwrap();
+    faults.after_crash(Loss::All, left.path()).unwrap();
+    assert_eq!(fs::read(left.path().join("a")).unwrap(), b"one");
+}
+
 #[test]
 fn a_failed_fsync_publishes_nothing_and_a_retry_does() {
     for errno in [EIO, ENOSPC] {
