@@ -20,6 +20,7 @@ mod killed;
 mod kube;
 mod large;
 mod life;
+mod limits;
 mod locks;
 mod memory;
 mod node;

@@ -407,25 +407,19 @@ class Soak:
         say(f"commits lost: {self.counts['lost']}")
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=int(os.environ.get("SQLREP_SEED", 0)))
-    parser.add_argument("--apps", type=int, default=6)
-    args = parser.parse_args()
-    args.seed = args.seed or random.randrange(1, 1 << 30)
-    say(f"SQLREP_SEED={args.seed}, {args.minutes:g} minutes, {args.apps} apps")
+def run(begin, goes_on, seed):
+    """Runs until it has enough, proves all, and gives the account; what a process exits with."""
     path = pathlib.Path(tempfile.mkdtemp(prefix="sqlrep-soak-"))
     path.chmod(0o755)
     begun, good, soak = time.monotonic(), False, None
     try:
-        soak = Soak(args, path)
-        while time.monotonic() < begun + args.minutes * 60:
+        soak = begin(path)
+        while goes_on(soak):
             soak.step()
         soak.finish()
         good = True
     except (Failed, subprocess.TimeoutExpired) as failed:
-        say(f"FAILED, SQLREP_SEED={args.seed}: {failed}")
+        say(f"FAILED, SQLREP_SEED={seed}: {failed}")
         for agent in soak.agents.values() if soak else ():
             say(f"the end of {agent.log}:\n{agent.tail()}")
     finally:
@@ -442,7 +436,19 @@ def main():
         shutil.rmtree(path, ignore_errors=True)
     else:
         say(f"kept: {path}")
-    sys.exit(0 if good else 1)
+    return 0 if good else 1
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("SQLREP_SEED", 0)))
+    parser.add_argument("--apps", type=int, default=6)
+    args = parser.parse_args()
+    args.seed = args.seed or random.randrange(1, 1 << 30)
+    say(f"SQLREP_SEED={args.seed}, {args.minutes:g} minutes, {args.apps} apps")
+    end = time.monotonic() + args.minutes * 60
+    sys.exit(run(lambda path: Soak(args, path), lambda _: time.monotonic() < end, args.seed))
 
 
 if __name__ == "__main__":

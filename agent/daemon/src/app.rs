@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlrep_discover::{Claims, Discover, PodSource};
 use sqlrep_pipeline::{Fleet, FleetConfig, Identity, NoLookup, NodeMemory, Settings};
 use tokio::net::TcpListener;
@@ -28,8 +29,28 @@ use crate::{http, rpc, standby};
 /// Everything slow has threads of its own; what is left for tokio is little.
 const WORKERS: usize = 2;
 
+/// Descriptors that are enough for the databases of any node: some ten for each.
+const DESCRIPTORS: u64 = 1 << 16;
+
+/// Takes as many descriptors as it may have. What a process begins with is often 1,024, for the sake of
+/// programs that count in bits, and a hundred databases need more.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
+    if limit.current.is_some_and(|current| current < most) {
+        let wanted = Rlimit {
+            current: Some(most),
+            ..limit
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+            tracing::warn!(err = %error, "the limit of open files stays low");
+        }
+    }
+}
+
 /// Runs `sqlrep-agent run` until it is told to stop.
 pub(crate) fn run(config: Config, until: Until) -> ExitCode {
+    raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_name("agent")
