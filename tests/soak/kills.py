@@ -21,8 +21,10 @@ import time
 import soak as s
 from world import Agent
 
-FLAGS = ["--spool-limit", "64Mi", "--l0-retention", "3s", "--levels", "1s,3s,9s",
-         "--snapshot-interval", "10s", "--verify-interval", "5s", "--drain-timeout", "5s"]
+FLAGS = ["--spool-limit", "64Mi", "--l0-retention", "3s", "--levels", "2s,6s,20s",
+         "--snapshot-interval", "20s", "--verify-interval", "5s", "--drain-timeout", "5s"]
+# Upkeep at this pace keeps more than an hour of a file every two seconds.
+s.SHARE_MEGABYTES = 8192
 
 
 class Kills(s.Soak):
@@ -53,13 +55,13 @@ class Kills(s.Soak):
         """A burst: each agent lives for a moment."""
         node = self.dice.choice(self.nodes)
         agent = self.agents[node.name]
-        for _ in range(self.dice.randint(5, 30)):
+        for _ in range(self.dice.randint(10, 40)):
             what = self.doing(node, agent, 9)
             if self.dice.random() < 0.1 and what != "begins":
                 agent.process.terminate()
                 what = "drains"
             # Most of an agent's life is short here, some of it is not.
-            age = self.dice.uniform(0.005, 0.4) if self.dice.random() < 0.8 else self.dice.uniform(0.4, 2)
+            age = self.dice.uniform(0.005, 0.3) if self.dice.random() < 0.9 else self.dice.uniform(0.3, 2)
             time.sleep(age)
             if what != "drains":
                 what = self.doing(node, agent, age)
