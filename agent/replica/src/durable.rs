@@ -5,6 +5,9 @@
 //! nobody sees it; after the link it is whole. `link` fails when the name exists, also between two
 //! NFS clients, and so it decides who published. Small files of ours are exchanged by [`replace`].
 //!
+//! What nobody else reads, and has another copy soon, may appear first and be made durable later:
+//! [`publish_unsettled`].
+//!
 //! Every step goes through [`Fs`], so that tests can stop the world before each of them.
 
 mod dir;
@@ -109,26 +112,8 @@ pub fn publish(
     write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> Result<Put, Failure> {
     let temp = Temp::create(fs, dir)?;
-    fill(&temp, write)?;
-    if let Some(modified) = modified {
-        fs.set_modified(dir, temp.name(), temp.file(), modified)
-            .map_err(Failure::at("set the time of", temp.path()))?;
-    }
-    let put = match fs.link(dir, temp.name(), name) {
-        Ok(()) => Put::Published,
-        // An NFS server may have done the link and lost the reply: the repeated request then
-        // finds our own link. A second name on our file means that it was us.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            match fs
-                .links(dir, temp.name())
-                .map_err(Failure::at("look at", temp.path()))?
-            {
-                2.. => Put::Published,
-                _ => Put::Taken,
-            }
-        }
-        Err(error) => return Err(Failure::at("link", dir.path().join(name))(error)),
-    };
+    fill_durably(&temp, write)?;
+    let put = name_it(fs, dir, &temp, name, modified)?;
     // A temp file that stays does no harm and is swept later.
     drop(temp);
     // Also when taken: whoever published it may have died before this step, and the caller goes
@@ -138,10 +123,87 @@ pub fn publish(
     Ok(put)
 }
 
+/// Publishes a file that a power failure may take again, whole or in part, until [`Unsettled::settle`]
+/// has returned: for a directory of this node, whose reader proves what it finds after a failure. A
+/// process that is killed takes nothing. `None`: the name was taken; nothing was changed.
+pub fn publish_unsettled(
+    fs: &dyn Fs,
+    dir: &Dir,
+    name: &OsStr,
+    modified: Option<Timestamp>,
+    write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> Result<Option<Unsettled>, Failure> {
+    let temp = Temp::create(fs, dir)?;
+    fill(&temp, write)?;
+    let put = name_it(fs, dir, &temp, name, modified)?;
+    let file = temp.file().try_clone();
+    let file = file.map_err(Failure::at("look at", temp.path()))?;
+    Ok((put == Put::Published).then(|| Unsettled {
+        file,
+        dir: dir.clone(),
+        name: name.to_owned(),
+    }))
+}
+
+/// A file that has its name, and may lose it and its content by a power failure.
+#[derive(Debug)]
+pub struct Unsettled {
+    file: File,
+    dir: Dir,
+    name: OsString,
+}
+
+impl Unsettled {
+    /// The file of that name in `dir`, of which nobody knows whether it would survive.
+    pub fn found(dir: Dir, name: &OsStr) -> io::Result<Self> {
+        Ok(Self {
+            file: dir.open_file(name)?,
+            dir,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Makes its content and its name durable. After an error it must be taken for lost: the kernel
+    /// reports a lost write once, and a second fsync would lie.
+    pub fn settle(&self, fs: &dyn Fs) -> Result<(), Failure> {
+        fs.fsync(&self.dir, &self.name, &self.file)
+            .map_err(Failure::at("fsync", self.dir.path().join(&self.name)))?;
+        fs.fsync_dir(&self.dir)
+            .map_err(Failure::at("fsync", self.dir.path()))
+    }
+}
+
+/// Gives a temp file its time and then its name, which must be free.
+fn name_it(
+    fs: &dyn Fs,
+    dir: &Dir,
+    temp: &Temp<'_>,
+    name: &OsStr,
+    modified: Option<Timestamp>,
+) -> Result<Put, Failure> {
+    if let Some(modified) = modified {
+        fs.set_modified(dir, temp.name(), temp.file(), modified)
+            .map_err(Failure::at("set the time of", temp.path()))?;
+    }
+    match fs.link(dir, temp.name(), name) {
+        Ok(()) => Ok(Put::Published),
+        // An NFS server may have done the link and lost the reply: the repeated request then
+        // finds our own link. A second name on our file means that it was us.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let links = fs.links(dir, temp.name());
+            match links.map_err(Failure::at("look at", temp.path()))? {
+                2.. => Ok(Put::Published),
+                _ => Ok(Put::Taken),
+            }
+        }
+        Err(error) => Err(Failure::at("link", dir.path().join(name))(error)),
+    }
+}
+
 /// Exchanges a small file as a whole: afterwards it holds `bytes`, or after an error what it held.
 pub fn replace(fs: &dyn Fs, dir: &Dir, name: &OsStr, bytes: &[u8]) -> Result<(), Failure> {
     let mut temp = Temp::create(fs, dir)?;
-    fill(&temp, &mut |file| file.write_all(bytes))?;
+    fill_durably(&temp, &mut |file| file.write_all(bytes))?;
     fs.rename(dir, temp.name(), name)
         .map_err(Failure::at("rename to", dir.path().join(name)))?;
     temp.disarm();
@@ -200,6 +262,14 @@ pub fn move_dir(
 
 /// Writes and fsyncs a temp file. After a failed fsync the file is thrown away with the `Temp`:
 /// the kernel reports a lost write once, and a second fsync would lie.
+fn fill_durably(
+    temp: &Temp<'_>,
+    write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Failure> {
+    fill(temp, write)?;
+    temp.fsync()
+}
+
 fn fill(
     temp: &Temp<'_>,
     write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
@@ -208,9 +278,51 @@ fn fill(
     let mut buffer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, early);
     write(&mut buffer)
         .and_then(|()| buffer.flush())
-        .map_err(Failure::at("write", temp.path()))?;
-    drop(buffer);
-    temp.fsync()
+        .map_err(Failure::at("write", temp.path()))
+}
+
+/// Opens a directory, and creates it and its parents where they are missing; durable once it is
+/// settled ([`settle`]), in one go. Says whether anything was missing.
+pub fn make_dirs(fs: &dyn Fs, place: &Place) -> Result<(Dir, bool), Failure> {
+    let path = place.path();
+    match place.open() {
+        Ok(dir) => return Ok((dir, false)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Failure::at("open", path)(error)),
+    }
+    let (Some(parent), Some(name)) = (place.parent(), path.file_name()) else {
+        return Err(Failure::at("create", path)(
+            io::ErrorKind::InvalidInput.into(),
+        ));
+    };
+    let (parent, _) = make_dirs(fs, &parent)?;
+    make(fs, &parent, name)?;
+    let made = place.open().map_err(Failure::at("open", path))?;
+    Ok((made, true))
+}
+
+/// Opens a directory within another, never through a symbolic link, and creates it where it is
+/// missing; durable when the other is fsynced. Says whether it was missing.
+pub fn make_subdir(fs: &dyn Fs, dir: &Dir, name: &OsStr) -> Result<(Dir, bool), Failure> {
+    let failed = || Failure::at("open", dir.path().join(name));
+    match dir.open_subdir(name) {
+        Ok(opened) => return Ok((opened, false)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed()(error)),
+    }
+    make(fs, dir, name)?;
+    let made = dir.open_subdir(name).map_err(failed())?;
+    Ok((made, true))
+}
+
+fn make(fs: &dyn Fs, dir: &Dir, name: &OsStr) -> Result<(), Failure> {
+    match fs.make_dir(dir, name) {
+        // Somebody else was faster.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Failure::at("create", dir.path().join(name))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens a directory, and creates it and its parents durably where they are missing.
@@ -245,20 +357,17 @@ pub fn ensure_subdir(fs: &dyn Fs, dir: &Dir, name: &OsStr) -> Result<Dir, Failur
 }
 
 fn make_durable(fs: &dyn Fs, dir: &Dir, name: &OsStr) -> Result<(), Failure> {
-    match fs.make_dir(dir, name) {
-        Ok(()) => {}
-        // Somebody else was faster; the fsync below is still ours to do.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(Failure::at("create", dir.path().join(name))(error)),
-    }
+    make(fs, dir, name)?;
+    // Also when somebody else was faster.
     fs.fsync_dir(dir).map_err(Failure::at("fsync", dir.path()))
 }
 
 /// Makes a directory's own name durable, and those of its ancestors on the same file system: a
 /// predecessor may have created them and died before it could fsync.
 ///
-/// Ancestors that may not be read are left out: who made them was somebody else.
-pub fn settle(fs: &dyn Fs, place: &Place, dir: &Dir) -> Result<(), Failure> {
+/// Ancestors that may not be read are left out, and those above a replica root or a volume, or above
+/// `top`: who made them was somebody else.
+pub fn settle(fs: &dyn Fs, place: &Place, dir: &Dir, top: Option<&Path>) -> Result<(), Failure> {
     let Ok(device) = dir.device() else {
         return Ok(());
     };
@@ -270,6 +379,9 @@ pub fn settle(fs: &dyn Fs, place: &Place, dir: &Dir) -> Result<(), Failure> {
                     .map_err(Failure::at("fsync", ancestor.path()))?;
             }
             _ => break,
+        }
+        if ancestor.is_top() || Some(ancestor.path()) == top {
+            break;
         }
     }
     Ok(())

@@ -138,9 +138,15 @@ impl Place {
         }
     }
 
+    /// Whether it is a replica root or a volume itself.
+    pub(super) fn is_top(&self) -> bool {
+        let base = self.base.as_ref();
+        base.is_some_and(|base| base.path() == self.path)
+    }
+
     /// The directory that holds it, within the volume where it is in one.
     pub(super) fn parent(&self) -> Option<Self> {
-        let top = self.base.as_ref().filter(|base| base.path() == self.path);
+        let top = self.base.as_ref().filter(|_| self.is_top());
         if top.is_some_and(|base| base.0.links == Links::Refused) {
             return None;
         }

@@ -4,14 +4,14 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sqlrep_format::ltx::{FileName, Level};
 use sqlrep_format::{Timestamp, TxidRange};
 
 use super::{Listing, Put, ReplicaFile, Store, StoreError};
 use crate::calendar::compact;
-use crate::durable::{self, Dir, Fs, OsFs, Place};
+use crate::durable::{self, Dir, Fs, OsFs, Place, Unsettled};
 use crate::layout::{self, DAMAGED_DIR, LTX_DIR, META_DIR};
 
 /// A replica in a directory; creates nothing until the first [`Store::put`]. Clones are cheap.
@@ -20,6 +20,7 @@ pub struct DirStore {
     place: Place,
     fs: Arc<dyn Fs>,
     settled: Arc<Mutex<Settled>>,
+    top: Option<PathBuf>,
 }
 
 /// Which directories are known to survive a crash, each found out once.
@@ -27,6 +28,13 @@ pub struct DirStore {
 struct Settled {
     ancestors: bool,
     levels: [bool; 10],
+}
+
+/// The open directories on the way to a level.
+struct Dirs {
+    replica: Dir,
+    ltx: Dir,
+    level: Dir,
 }
 
 impl DirStore {
@@ -41,7 +49,15 @@ impl DirStore {
             place: place.into(),
             fs,
             settled: Arc::default(),
+            top: None,
         }
+    }
+
+    /// The same where what is above `top` is known to survive a power failure.
+    #[must_use]
+    pub fn below(mut self, top: impl Into<PathBuf>) -> Self {
+        self.top = Some(top.into());
+        self
     }
 
     /// Where it is.
@@ -101,30 +117,94 @@ impl DirStore {
         Ok(names.iter().filter_map(|name| taken_out(name)).collect())
     }
 
+    /// Publishes a file like [`Store::put`], but it may be lost by a power failure until
+    /// [`DirStore::settle`] has returned. `None`: the name is taken.
+    pub fn put_unsettled(
+        &self,
+        level: Level,
+        range: TxidRange,
+        timestamp: Timestamp,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Option<Unsettled>, StoreError> {
+        let fs = self.fs.as_ref();
+        let dir = self.level_dirs(level)?.level;
+        let name = FileName(range).to_string();
+        let name = OsStr::new(&name);
+        let put = durable::publish_unsettled(fs, &dir, name, Some(timestamp), write)?;
+        Ok(put)
+    }
+
+    /// A file that is there, of which nobody knows whether it would survive a power failure.
+    pub fn unsettled(&self, file: &ReplicaFile) -> Result<Unsettled, StoreError> {
+        let name = FileName(file.range).to_string();
+        let found = self
+            .place
+            .open()
+            .and_then(|dir| dir.open_subdir(OsStr::new(LTX_DIR)))
+            .and_then(|ltx| ltx.open_subdir(OsStr::new(&file.level.to_string())))
+            .and_then(|dir| Unsettled::found(dir, OsStr::new(&name)));
+        found.map_err(StoreError::io("open", self.path(file)))
+    }
+
+    /// Makes a file of this level durable. After an error it must be taken for lost.
+    pub fn settle(&self, level: Level, file: &Unsettled) -> Result<(), StoreError> {
+        file.settle(self.fs.as_ref())?;
+        self.settle_dirs(level, &self.level_dirs(level)?)
+    }
+
     /// The directory of a level, there and durable.
     fn durable_level(&self, level: Level) -> Result<Dir, StoreError> {
+        let dirs = self.level_dirs(level)?;
+        self.settle_dirs(level, &dirs)?;
+        Ok(dirs.level)
+    }
+
+    /// The directory of a level and those it lies in, there.
+    fn level_dirs(&self, level: Level) -> Result<Dirs, StoreError> {
         let fs = self.fs.as_ref();
-        let dir = durable::ensure_dir(fs, &self.place)?;
-        let ltx = durable::ensure_subdir(fs, &dir, OsStr::new(LTX_DIR))?;
-        let opened = durable::ensure_subdir(fs, &ltx, OsStr::new(&level.to_string()))?;
+        let (replica, made) = durable::make_dirs(fs, &self.place)?;
+        let (ltx, made_ltx) = durable::make_subdir(fs, &replica, OsStr::new(LTX_DIR))?;
+        let (opened, made_level) = durable::make_subdir(fs, &ltx, OsStr::new(&level.to_string()))?;
+        let number = usize::from(level.get());
+        // What was known of those that were here before says nothing about these.
+        if made || made_ltx {
+            *self.known() = Settled::default();
+        } else if made_level {
+            self.known().levels[number] = false;
+        }
+        Ok(Dirs {
+            replica,
+            ltx,
+            level: opened,
+        })
+    }
+
+    /// Makes it durable that they are there, each once.
+    fn settle_dirs(&self, level: Level, dirs: &Dirs) -> Result<(), StoreError> {
+        let fs = self.fs.as_ref();
+        let (dir, ltx) = (&dirs.replica, &dirs.ltx);
         let settled = |settled: &mut Settled| {
             if !settled.ancestors {
-                fs.fsync_dir(&dir)
+                fs.fsync_dir(dir)
                     .map_err(durable::Failure::at("fsync", dir.path()))?;
-                durable::settle(fs, &self.place, &dir)?;
+                durable::settle(fs, &self.place, dir, self.top.as_deref())?;
                 settled.ancestors = true;
             }
             let known = settled.levels.get_mut(usize::from(level.get()));
             if let Some(known @ false) = known {
-                fs.fsync_dir(&ltx)
+                fs.fsync_dir(ltx)
                     .map_err(durable::Failure::at("fsync", ltx.path()))?;
                 *known = true;
             }
             Ok::<(), durable::Failure>(())
         };
+        settled(&mut self.known())?;
+        Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Settled> {
         // Poison says that a thread panicked between two marks; each mark is right by itself.
-        settled(&mut self.settled.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Ok(opened)
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
