@@ -9,6 +9,7 @@
 //!   pauses again; a bucket of tokens bounds how many files that may give.
 //! - Under load, or without tokens, one L0 file per `sync_interval` is cut, while the WAL is read
 //!   and rolled every [`STEP`].
+//! - A file that nothing followed is made durable after [`SETTLE`], unless it was shipped.
 //! - After a failure, or a cut that was in the app's way, no file is cut for a while.
 
 use std::time::{Duration, Instant};
@@ -38,6 +39,10 @@ const EARLY_PER_INTERVAL: u32 = 2;
 /// Early files that may come in one go after a calm time.
 const EARLY_BURST: u32 = 16;
 
+/// How long the newest file may wait to be shipped, or for the next one, before it is made durable in the
+/// spool: longer than a share that is well needs, and with all databases of a node at once.
+const SETTLE: Duration = Duration::from_secs(10);
+
 /// The clock of one capture thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
@@ -51,6 +56,8 @@ pub(crate) struct Pace {
     bucket_full_at: Option<Instant>,
     /// No file is cut before.
     not_before: Option<Instant>,
+    /// When the newest file is to be made durable.
+    settle_at: Option<Instant>,
 }
 
 /// Pages that are read and not cut.
@@ -73,6 +80,7 @@ impl Pace {
             pending: None,
             bucket_full_at: None,
             not_before: None,
+            settle_at: None,
         }
     }
 
@@ -133,6 +141,22 @@ impl Pace {
         }
         self.pending = None;
         self.last_cut = Some(now);
+        self.wrote(now);
+    }
+
+    /// A file was written to the spool.
+    pub(crate) fn wrote(&mut self, now: Instant) {
+        self.settle_at = Some(now + SETTLE);
+    }
+
+    /// Whether the newest file is to be made durable.
+    pub(crate) fn settle_due(&self, now: Instant) -> bool {
+        self.settle_at.is_some_and(|at| at <= now)
+    }
+
+    /// The newest file is durable, or shipped.
+    pub(crate) fn settled(&mut self) {
+        self.settle_at = None;
     }
 
     /// Pages are read, by a look or beside one: while a file was cut, or for a checkpoint of ours.
@@ -167,10 +191,8 @@ impl Pace {
 
     /// Until when the thread may sleep; `None` is until somebody calls.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
-        match (self.next_look, self.cut_at()) {
-            (Some(look), Some(cut)) => Some(look.min(cut)),
-            (look, cut) => look.or(cut),
-        }
+        let times = [self.next_look, self.cut_at(), self.settle_at];
+        times.into_iter().flatten().min()
     }
 
     /// When the pending pages are due; `None` when there are none.
@@ -243,6 +265,24 @@ mod tests {
             now = at;
             pace.quiet(now, STEP);
         }
+    }
+
+    #[test]
+    fn a_file_that_nothing_follows_is_made_durable_once() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        pace.stepped(start, STEP);
+        pace.cut(start);
+        let mut now = start;
+        while let Some(at) = pace.wake_at().filter(|_| !pace.settle_due(now)) {
+            now = at;
+            if pace.look_due(now) {
+                pace.quiet(now, STEP);
+            }
+        }
+        assert_eq!(now, start + SETTLE);
+        pace.settled();
+        assert_eq!(pace.wake_at(), None, "and then it sleeps");
     }
 
     #[test]

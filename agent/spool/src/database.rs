@@ -1,16 +1,18 @@
 //! The spool of one database: capture appends at one end, the shipper takes from the other.
 //!
-//! Two locks. `writer` is held through an append, fsync included, and by whatever else moves the
-//! position; only capture's thread wants it. `state` is held for a few instructions at a time,
-//! never over file I/O, so that shipper and status never wait for an fsync, nor capture for them.
+//! Three locks. `writer` is held through an append and by whatever else moves the position; only
+//! capture's thread wants it. `settling` is held through fsyncs, by whoever comes first; nobody waits
+//! for it but who has nothing else to do. `state` (and `unsettled`) is held for a few instructions at a
+//! time, never over file I/O, so that shipper and status never wait for an fsync, nor capture for them.
 
 use std::fmt;
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sqlrep_format::{Pos, Txid, TxidRange, ltx};
-use sqlrep_replica::{DbId, Put, Store, StoreError};
+use sqlrep_replica::{DbId, StoreError};
 
 use crate::append::{Base, Writing};
 use crate::budget::{Budget, Counted};
@@ -19,6 +21,7 @@ use crate::files::{FileFact, Files};
 use crate::fold::Fold;
 use crate::ledger::{Batch, Ledger, Slot};
 use crate::recover::{self, Site, State};
+use crate::settle::Unsettled;
 use crate::spool::Shared;
 use crate::{Appended, Draft, Entry, Error, PageChecksums, PageSource, Position, WalPlace};
 
@@ -51,6 +54,9 @@ pub(crate) struct Inner {
     pub(crate) files: Files,
     pub(crate) writer: Mutex<()>,
     pub(crate) state: Mutex<State>,
+    /// Held while files are made durable.
+    pub(crate) settling: Mutex<()>,
+    pub(crate) unsettled: Mutex<Unsettled>,
     /// What is appended now is the last: it is taken in over the limit, and soon.
     ending: AtomicBool,
 }
@@ -170,6 +176,8 @@ impl Inner {
             files,
             writer,
             state,
+            settling: Mutex::default(),
+            unsettled: Mutex::default(),
             ending: AtomicBool::new(false),
         })
     }
@@ -303,6 +311,36 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// See [`DatabaseSpool::reject`]; the caller holds the lock of the writer.
+    pub(crate) fn rejected(&self, txid: Txid, reason: &str) -> Result<(), Error> {
+        let (rejected, newest): (Vec<FileFact>, _) = {
+            let state = lock(&self.state);
+            let from = state.pending().filter(|file| file.txid >= txid);
+            let newest = state.position.map(|position| position.txid);
+            (from.copied().collect(), newest)
+        };
+        if rejected.first().is_none_or(|first| first.txid != txid) {
+            return Err(Error::Unknown {
+                database: self.label(),
+                txid,
+                newest,
+            });
+        }
+        // From the end: a crash in between leaves a chain without a gap.
+        for file in rejected.iter().rev() {
+            self.files.set_aside(&Files::listed(file), reason)?;
+        }
+        let recovered = recover::recover(self.site())?;
+        let mut state = lock(&self.state);
+        let before = state.pending_bytes;
+        *state = recovered;
+        self.budget().add(state.pending_bytes);
+        self.budget().sub(before);
+        Ok(())
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shared.closed(self.files.dir(), self.pending_bytes());
@@ -346,14 +384,18 @@ impl DatabaseSpool {
         state.must_be_full || state.position.is_none()
     }
 
-    /// Writes an L0 file, durably, and moves the position to it.
+    /// Writes an L0 file and moves the position to it. It is durable once [`DatabaseSpool::settle`] has
+    /// returned, which whoever ships calls first; when something is appended after it; or at once, when
+    /// this is the end.
     ///
-    /// After an error nothing has changed: the caller keeps its pages and drafts again. With
-    /// [`Error::is_full`] it waits until something was shipped.
+    /// After an error the caller keeps its pages and drafts again; nothing has changed, unless the file
+    /// before could not be made durable: then the position fell back. With [`Error::is_full`] it waits
+    /// until something was shipped.
     pub fn append(&self, draft: &Draft, pages: &mut dyn PageSource) -> Result<Appended, Error> {
         let inner = &*self.inner;
         let _writer = lock(&inner.writer);
         let ending = inner.ending.load(Ordering::Relaxed);
+        inner.settle_beside()?;
         let (start, fold) = inner.begin(draft)?;
         if let Some(fold) = fold
             && !ending
@@ -372,12 +414,9 @@ impl DatabaseSpool {
         let path = inner.files.path(draft.txid);
         let mut writing = Writing::new((&label, &path), (draft, start.base), pages, edit, count);
         let range = TxidRange::single(draft.txid);
-        let put = inner
-            .files
-            .store()
-            .put(ltx::Level::L0, range, draft.timestamp, &mut |out| {
-                writing.write(out)
-            });
+        let (store, level) = (inner.files.store(), ltx::Level::L0);
+        let write = &mut |out: &mut dyn Write| writing.write(out);
+        let put = store.put_unsettled(level, range, draft.timestamp, write);
         let Writing {
             edit,
             count,
@@ -393,7 +432,7 @@ impl DatabaseSpool {
             inner.shed(); // there is room the next time
         }
         let put = put.map_err(Error::store("writing a file to the spool"))?;
-        let (Put::Published, Some(written)) = (put, written) else {
+        let (Some(file), Some(written)) = (put, written) else {
             let reason = "the name was taken meanwhile; nobody else may write there".to_owned();
             return Err(Error::Corrupt {
                 path: path.clone(),
@@ -410,6 +449,10 @@ impl DatabaseSpool {
             content: Some(content.value()),
         };
         let pos = self.appended(draft, fact, edit.finish(), start.epoch);
+        inner.appended_unsettled(draft.txid, file);
+        if ending {
+            inner.settle_beside()?;
+        }
         if let Err(err) = inner.flush_when_due(fact.bytes) {
             tracing::warn!(db = %inner.id, %err, "shipped files stay in the spool for now");
         }
@@ -581,35 +624,8 @@ impl DatabaseSpool {
     /// The shipper found the file of a TXID damaged. It and all that follow are moved aside, and
     /// the position falls back: capture's next append is out of order, and it resyncs.
     pub fn reject(&self, txid: Txid, reason: &str) -> Result<(), Error> {
-        let inner = &*self.inner;
-        let _writer = lock(&inner.writer);
-        let rejected: Vec<FileFact> = {
-            let state = lock(&inner.state);
-            state
-                .pending()
-                .filter(|file| file.txid >= txid)
-                .copied()
-                .collect()
-        };
-        if rejected.first().is_none_or(|first| first.txid != txid) {
-            let newest = self.position().map(|position| position.txid);
-            return Err(Error::Unknown {
-                database: inner.label(),
-                txid,
-                newest,
-            });
-        }
-        // From the end: a crash in between leaves a chain without a gap.
-        for file in rejected.iter().rev() {
-            inner.files.set_aside(&Files::listed(file), reason)?;
-        }
-        let recovered = recover::recover(inner.site())?;
-        let mut state = lock(&inner.state);
-        let before = state.pending_bytes;
-        *state = recovered;
-        inner.budget().add(state.pending_bytes);
-        inner.budget().sub(before);
-        Ok(())
+        let _writer = lock(&self.inner.writer);
+        self.inner.rejected(txid, reason)
     }
 
     /// See [`DatabaseSpool::rebuild_from`].

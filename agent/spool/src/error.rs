@@ -274,6 +274,11 @@ impl Error {
         }
     }
 
+    /// The file is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if source.is_missing())
+    }
+
     /// The position is not what the caller takes it for: read it again, then resync.
     pub fn is_out_of_order(&self) -> bool {
         matches!(self, Self::OutOfOrder { .. })

@@ -5,12 +5,14 @@ use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sqlrep_format::{Checksum, Pgno, Timestamp, Txid, TxidRange, ltx, page_checksum};
-use sqlrep_replica::durable::{self, Fs, OsFs};
+use sqlrep_replica::durable::{self, Fs, Unsettled};
 use sqlrep_replica::{DirStore, ReplicaFile, Store};
 
 use crate::Error;
+use crate::memo::failed;
 
 /// Damaged files kept for whoever wants to look at them (L12); the oldest goes first.
 const ASIDE_FILES_MAX: usize = 64;
@@ -41,12 +43,17 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Files below `dir`, which need not exist.
-    pub(crate) fn new(dir: PathBuf) -> Self {
+    /// Files below `dir`, which need not exist; what is above `top` survives a power failure.
+    pub(crate) fn new(dir: PathBuf, top: &Path, fs: Arc<dyn Fs>) -> Self {
         Self {
-            store: DirStore::new(&dir),
+            store: DirStore::with_fs(&dir, fs).below(top),
             dir,
         }
+    }
+
+    /// The steps they are written by.
+    pub(crate) fn fs(&self) -> &dyn Fs {
+        self.store.fs().as_ref()
     }
 
     /// The store over them.
@@ -67,6 +74,19 @@ impl Files {
     /// The note whose database it is.
     pub(crate) fn pod_path(&self) -> PathBuf {
         self.dir.join(".sqlrep").join("pod.json")
+    }
+
+    /// That note, if it is there, which a predecessor may not have made durable.
+    pub(crate) fn unsettled_note(&self) -> Result<Option<Unsettled>, Error> {
+        let path = self.pod_path();
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(None);
+        };
+        match durable::Dir::open(dir).and_then(|dir| Unsettled::found(dir, name)) {
+            Ok(note) => Ok(Some(note)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("open", &path)(error)),
+        }
     }
 
     /// The note that how its pod ended is known.
@@ -112,7 +132,7 @@ impl Files {
     /// Makes it durable that files were removed.
     pub(crate) fn settle_removals(&self) -> Result<(), Error> {
         let path = self.dir.join(sqlrep_replica::level_dir(ltx::Level::L0));
-        match durable::Dir::open(&path).and_then(|dir| OsFs.fsync_dir(&dir)) {
+        match durable::Dir::open(&path).and_then(|dir| self.fs().fsync_dir(&dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io("fsync", path)(error))
             }
@@ -179,6 +199,31 @@ impl Files {
         let trailer = decoder.finish().map_err(damaged)?;
         let fact = fact(file, &header, trailer.file, path.clone())?;
         Ok((fact, header))
+    }
+
+    /// Proves a file and puts a durable copy in its place, with the same time.
+    pub(crate) fn write_again(&self, fact: &FileFact) -> Result<(), Error> {
+        let (proven, _) = self.prove(&Self::listed(fact), &mut |_, _, _| {})?;
+        let path = self.path(fact.txid);
+        let damaged = || Error::Corrupt {
+            path: path.clone(),
+            reason: "it is not what was written".to_owned(),
+        };
+        let whole = proven.digest == fact.digest && proven.bytes == fact.bytes;
+        let (Some(dir), Some(name), true) = (path.parent(), path.file_name(), whole) else {
+            return Err(damaged());
+        };
+        let dir = durable::Dir::open(dir).map_err(Error::io("open", dir))?;
+        let mut from = self.open(&Self::listed(fact))?;
+        let temp = durable::Temp::create(self.fs(), &dir).map_err(failed)?;
+        io::copy(&mut from, &mut temp.file()).map_err(Error::io("write", temp.path()))?;
+        temp.fsync().map_err(failed)?;
+        self.fs()
+            .set_modified(&dir, temp.name(), temp.file(), fact.timestamp)
+            .map_err(Error::io("set the time of", temp.path()))?;
+        temp.rename_over(name).map_err(failed)?;
+        let file = self.unsettled(fact)?;
+        self.settle(&file)
     }
 
     /// The listed file of a TXID.

@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 
 use sqlrep_format::{PageCount, Pgno, Txid, TxidRange, ltx};
-use sqlrep_replica::durable::{Dir, Failure, Fs, OsFs, Temp};
+use sqlrep_replica::durable::{Dir, Failure, Fs, Temp};
 use sqlrep_replica::{Merge, MergeError, Plan};
 
 use crate::append::Writing;
@@ -22,6 +22,7 @@ use crate::budget::{Budget, Counted};
 use crate::database::{self, Inner, Start, lock};
 use crate::files::{FileFact, Files};
 use crate::ledger::Batch;
+use crate::memo::failed;
 use crate::recover::{self, State};
 use crate::{Appended, DatabaseSpool, Draft, Error, PageSource};
 
@@ -191,14 +192,18 @@ fn older(
 }
 
 /// Writes the one file; it has no name in the chain yet.
-fn write(dir: &Dir, draft: &Draft, writing: &mut Writing<'_>) -> Result<Temp<'static>, Failure> {
-    let temp = Temp::create(&OsFs, dir)?;
+fn write<'fs>(
+    (fs, dir): (&'fs dyn Fs, &Dir),
+    draft: &Draft,
+    writing: &mut Writing<'_>,
+) -> Result<Temp<'fs>, Failure> {
+    let temp = Temp::create(fs, dir)?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, temp.file());
     (writing.write(&mut out).and_then(|()| out.flush()))
         .map_err(Failure::at("write", temp.path()))?;
     drop(out);
     temp.fsync()?;
-    OsFs.set_modified(dir, temp.name(), temp.file(), draft.timestamp)
+    fs.set_modified(dir, temp.name(), temp.file(), draft.timestamp)
         .map_err(Failure::at("set the time of", temp.path()))?;
     Ok(temp)
 }
@@ -245,7 +250,7 @@ impl DatabaseSpool {
             .join(sqlrep_replica::level_dir(ltx::Level::L0));
         let dir = Dir::open(&dir).map_err(Error::io("open", dir))?;
         let mut writing = Writing::new((&label, &path), (draft, start.base), over, edit, count);
-        let temp = write(&dir, draft, &mut writing);
+        let temp = write((inner.files.fs(), &dir), draft, &mut writing);
         if let Some(error) = writing.failure {
             return Err(error);
         }
@@ -283,10 +288,6 @@ impl DatabaseSpool {
             pos,
         })
     }
-}
-
-fn failed(failure: Failure) -> Error {
-    Error::io(failure.step, failure.path)(failure.source)
 }
 
 fn overtaken(database: &str) -> Error {
@@ -345,7 +346,7 @@ impl Inner {
 
     /// The file has its name and the state knows it: nothing turns that back into an error.
     fn settle_dir(&self, dir: &Dir) {
-        if let Err(err) = OsFs.fsync_dir(dir) {
+        if let Err(err) = self.files.fs().fsync_dir(dir) {
             tracing::error!(db = %self.id, dir = %dir.path().display(), %err, "cannot fsync");
         }
     }

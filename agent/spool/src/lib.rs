@@ -16,6 +16,7 @@ mod memo;
 mod position;
 mod rebuild;
 mod recover;
+mod settle;
 mod spool;
 #[cfg(test)]
 mod testing;

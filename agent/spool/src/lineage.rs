@@ -132,12 +132,18 @@ impl DatabaseSpool {
         self.inner.begin_lineage(None, None)
     }
 
-    /// Remembers whose database it is, durably.
+    /// Remembers whose database it is; durably before any of its files is.
     pub fn note_pod(&self, note: &PodNote) -> Result<(), Error> {
+        let inner = &*self.inner;
+        let path = inner.files.pod_path();
         if self.pod_note().as_ref() == Some(note) {
             return Ok(());
         }
-        memo::save(&self.inner.files.pod_path(), note)
+        let _writer = lock(&inner.writer);
+        if inner.files.dir().exists() {
+            return memo::save(&path, note);
+        }
+        memo::begin(inner.files.fs(), &path, note)
     }
 
     /// Whose it is, if that is remembered. A note that cannot be read is none.

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sqlrep_format::{PageCount, PageSize, Timestamp, Txid};
-use sqlrep_replica::durable::{self, OsFs};
+use sqlrep_replica::durable::{self, Fs, OsFs};
 
 use crate::{Error, Position};
 
@@ -38,24 +38,45 @@ pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error>
 
 /// Writes a file durably and as a whole.
 pub(crate) fn save<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::io("write", path)(io::ErrorKind::InvalidInput.into()));
-    };
+    let (dir, name) = parts(path)?;
+    let dir = durable::ensure_dir(&OsFs, dir).map_err(failed)?;
+    durable::replace(&OsFs, &dir, name, &encoded(path, value)?).map_err(failed)
+}
+
+/// Writes a file that is not there yet. It may be lost by a power failure, whole or in part, until it
+/// and the directories on the way to it are settled.
+pub(crate) fn begin<T: Serialize>(fs: &dyn Fs, path: &Path, value: &T) -> Result<(), Error> {
+    let (dir, name) = parts(path)?;
+    let (dir, _) = durable::make_dirs(fs, &dir.into()).map_err(failed)?;
+    let bytes = encoded(path, value)?;
+    let put = durable::publish_unsettled(fs, &dir, name, None, &mut |file| file.write_all(&bytes));
+    match put.map_err(failed)? {
+        Some(_) => Ok(()),
+        None => Err(Error::io("write", path)(
+            io::ErrorKind::AlreadyExists.into(),
+        )),
+    }
+}
+
+fn parts(path: &Path) -> Result<(&Path, &OsStr), Error> {
+    let parts = path.parent().zip(path.file_name());
+    parts.ok_or_else(|| Error::io("write", path)(io::ErrorKind::InvalidInput.into()))
+}
+
+fn encoded<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, Error> {
     let mut bytes = serde_json::to_vec_pretty(value)
         .map_err(|error| Error::io("encode", path)(error.into()))?;
     bytes.push(b'\n');
-    replace(parent, name, &bytes)
+    Ok(bytes)
 }
 
-/// Exchanges the file `name` in `dir`, which is created where it is missing.
-fn replace(dir: &Path, name: &OsStr, bytes: &[u8]) -> Result<(), Error> {
-    let failed = |failure: durable::Failure| Error::Io {
+/// A step on the disk that failed.
+pub(crate) fn failed(failure: durable::Failure) -> Error {
+    Error::Io {
         attempt: failure.step,
         path: failure.path,
         source: failure.source,
-    };
-    let dir = durable::ensure_dir(&OsFs, dir).map_err(failed)?;
-    durable::replace(&OsFs, &dir, name, bytes).map_err(failed)
+    }
 }
 
 /// `<database>/.sqlrep/seed.json`: which lineage the spool follows, and where it began.

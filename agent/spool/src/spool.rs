@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use sqlrep_replica::DbId;
+use sqlrep_replica::durable::{self, Failure, Fs, OsFs};
 use sqlrep_replica::root::RootId;
 
 use crate::budget::Budget;
@@ -16,6 +17,7 @@ use crate::database::Inner;
 use crate::files::Files;
 use crate::ledger::Ledger;
 use crate::lock::StateLock;
+use crate::memo::failed;
 use crate::{DatabaseSpool, Error, memo};
 
 /// The ledger is flushed when files of this many bytes rely on it: so much is decoded again, or
@@ -58,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) budget: Budget,
     pub(crate) unflushed: Unflushed,
     files_dir: PathBuf,
+    fs: Arc<dyn Fs>,
     open: Mutex<BTreeMap<PathBuf, Known>>,
     // Last: the directory is let go of when everything in it is closed.
     _lock: StateLock,
@@ -149,6 +152,15 @@ impl Shared {
 impl Spool {
     /// Opens the state directory, and creates it where it is missing.
     pub fn open(state_dir: &Path, limits: Limits) -> Result<Self, Error> {
+        Self::open_with(state_dir, limits, Arc::new(OsFs))
+    }
+
+    /// The same over another [`Fs`] for the files of databases.
+    pub(crate) fn open_with(
+        state_dir: &Path,
+        limits: Limits,
+        fs: Arc<dyn Fs>,
+    ) -> Result<Self, Error> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -157,11 +169,13 @@ impl Spool {
         let lock = StateLock::take(state_dir)?;
         let ledger = Arc::new(Ledger::open(&state_dir.join("ledger"))?);
         let files_dir = state_dir.join("spool");
+        settle(fs.as_ref(), &files_dir).map_err(failed)?;
         let shared = Shared {
             ledger,
             budget: Budget::new(limits.bytes_max),
             unflushed: Unflushed::default(),
             files_dir,
+            fs,
             open: Mutex::default(),
             _lock: lock,
         };
@@ -233,7 +247,7 @@ impl Spool {
             Some(Known::Closed(bytes)) => *bytes,
             None => 0,
         };
-        let files = Files::new(dir.clone());
+        let files = self.files(dir.clone());
         let inner = Inner::open(Arc::clone(&self.shared), id.clone(), pod_uid, files)?;
         self.shared.budget.add(inner.pending_bytes());
         self.shared.budget.sub(counted);
@@ -285,6 +299,11 @@ impl Spool {
         open.iter().try_for_each(|inner| inner.reap())
     }
 
+    /// The files of a database in its directory.
+    fn files(&self, dir: PathBuf) -> Files {
+        Files::new(dir, &self.shared.files_dir, Arc::clone(&self.shared.fs))
+    }
+
     /// Walks the directories that only we write; symbolic links are not followed.
     fn scan(&self) -> Result<Vec<(PathBuf, u64)>, Error> {
         let mut found = Vec::new();
@@ -307,7 +326,7 @@ impl Spool {
                 let name = entry.file_name();
                 let ours = name == sqlrep_replica::LTX_DIR || name == sqlrep_replica::META_DIR;
                 if ours && depth >= PARTS_MIN {
-                    let files = Files::new(dir.clone()).list()?;
+                    let files = self.files(dir.clone()).list()?;
                     found.push((dir.clone(), files.iter().map(|file| file.bytes).sum()));
                 } else {
                     open.push((entry.path(), depth + 1));
@@ -319,6 +338,13 @@ impl Spool {
         found.dedup();
         Ok(found)
     }
+}
+
+/// The directory of all files, there and durable, once for all of them.
+fn settle(fs: &dyn Fs, dir: &Path) -> Result<(), Failure> {
+    let place = dir.into();
+    let (opened, _) = durable::make_dirs(fs, &place)?;
+    durable::settle(fs, &place, &opened, None)
 }
 
 #[cfg(test)]

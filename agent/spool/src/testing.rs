@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use sqlrep_format::wal::{Salts, WalChecksum};
 use sqlrep_format::{
     Checksum, PageCount, PageSize, Pgno, Timestamp, Txid, TxidRange, ltx, page_checksum,
 };
+use sqlrep_replica::durable::OsFs;
 use sqlrep_replica::{DbId, ReplicaFile, Store};
 
+use crate::files::Files;
 use crate::{Appended, DatabaseSpool, Draft, Error, Limits, PageSource, Spool, WalPlace};
 
 pub(crate) const SIZE: PageSize = PageSize::MIN;
@@ -33,6 +36,12 @@ pub(crate) fn open(state_dir: &Path) -> (Spool, DatabaseSpool) {
     let spool = Spool::open(state_dir, LIMITS).unwrap();
     let database = spool.database(&id(), POD).unwrap();
     (spool, database)
+}
+
+/// The files of a database as they lie on the disk.
+pub(crate) fn files_of(database: &DatabaseSpool) -> Files {
+    let dir = database.dir();
+    Files::new(dir.to_owned(), dir, Arc::new(OsFs))
 }
 
 /// What a killed process leaves: the files as the kernel has them, not what it held in memory.

@@ -192,6 +192,8 @@ fn live(job: &Job, inbox: &Receiver<Command>) {
             }
         }
     }
+    // Whoever goes on finds nothing that a power failure might take.
+    settle_last(&job.spool);
     job.progress.update(|facts| facts.phase = Phase::Ended);
 }
 
@@ -288,6 +290,7 @@ impl Thread<'_> {
         self.measure(&session);
         self.pace = Pace::new(self.job.sync_interval);
         self.pace.touched(Instant::now());
+        self.pace.wrote(Instant::now());
         Ok(session)
     }
 
@@ -370,6 +373,10 @@ impl Thread<'_> {
         if self.pace.cut_due(Instant::now()) {
             self.cut(session)?;
         }
+        if self.pace.settle_due(Instant::now()) {
+            self.job.spool.settle()?;
+            self.pace.settled();
+        }
         Ok(true)
     }
 
@@ -437,6 +444,7 @@ impl Thread<'_> {
                 facts.record_cut(txid, 0, begun);
                 facts.full = Some(txid);
             });
+            self.pace.wrote(Instant::now());
         }
         self.measure(session);
         Ok(())
@@ -446,6 +454,8 @@ impl Thread<'_> {
         self.step(session)?;
         let entry = session.seal(self.time(), keeper)?;
         self.record(session, entry.as_ref());
+        // What the app holds is about to be replaced.
+        self.job.spool.settle()?;
         let position = self.job.spool.position();
         let txid = position.map(|position| position.txid).ok_or_else(|| {
             let reason = "it has never been captured";
@@ -460,6 +470,8 @@ impl Thread<'_> {
     fn drain(&mut self, session: Follower) -> Result<Option<Txid>, StageError> {
         self.measure(&session);
         let entry = session.drain(self.time())?;
+        // What the app held is gone.
+        settle_last(&self.job.spool);
         if let Some(entry) = entry {
             let now = Instant::now();
             self.job
@@ -612,6 +624,13 @@ impl Thread<'_> {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(Command::Stop),
         }
+    }
+}
+
+/// At the end; what cannot be made durable is there all the same, and is shipped.
+fn settle_last(spool: &DatabaseSpool) {
+    if let Err(err) = spool.settle() {
+        tracing::warn!(%err, "the newest file of the spool is not durable");
     }
 }
 

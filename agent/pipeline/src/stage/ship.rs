@@ -90,6 +90,14 @@ impl Target {
             {
                 return Ok(End::OtherChain { by });
             }
+            // Never a TXID that a power failure could take from us: it would be used again.
+            match self.spool.settle() {
+                Err(error) if error.is_corrupt() => {
+                    let (txid, reason) = (entry.txid, error.to_string());
+                    return Ok(End::Rejected { txid, reason });
+                }
+                settled => settled?,
+            }
             let file = to_publish(&entry);
             match owner::publish_l0(&self.store, self.writer, &file) {
                 Ok(Publish::Fenced { by }) => return Ok(End::Fenced { by }),

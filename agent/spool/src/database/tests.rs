@@ -8,8 +8,8 @@ use sqlrep_format::{PageSize, Timestamp};
 
 use super::*;
 use crate::testing::{
-    LIMITS, POD, Pages, append, assert_checksums, decode, draft, id, open, snapshot, total, txid,
-    txids,
+    LIMITS, POD, Pages, append, assert_checksums, decode, draft, files_of, id, open, snapshot,
+    total, txid, txids,
 };
 use crate::{Limits, Spool};
 
@@ -186,7 +186,7 @@ fn many_acks_keep_few_files() {
         append(&database, 3, [(2, byte)]).unwrap();
         database.ack(database.position().unwrap().txid).unwrap();
     }
-    let files = Files::new(database.dir().to_owned()).list().unwrap();
+    let files = files_of(&database).list().unwrap();
     assert!(files.len() <= 70, "{}", files.len());
     assert_eq!(txids(&files).last(), Some(&201));
 }
@@ -195,9 +195,8 @@ fn many_acks_keep_few_files() {
 fn what_waits_for_a_compaction_stays_and_goes_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, database) = open(dir.path());
-    let held = |database: &DatabaseSpool| -> Vec<u64> {
-        txids(&Files::new(database.dir().to_owned()).list().unwrap())
-    };
+    let held =
+        |database: &DatabaseSpool| -> Vec<u64> { txids(&files_of(database).list().unwrap()) };
     snapshot(&database, 3);
     database.keep_above(Some(txid(1)));
     for byte in 0..100 {
@@ -236,7 +235,7 @@ fn nothing_is_kept_when_the_spool_is_needed_for_what_waits() {
     append(&database, 3, [(2, 3)]).unwrap();
     assert!(spool.is_over_limit());
     spool.flush().unwrap();
-    let files = Files::new(database.dir().to_owned()).list().unwrap();
+    let files = files_of(&database).list().unwrap();
     assert_eq!(txids(&files), [3]);
 }
 
@@ -363,7 +362,7 @@ fn times_of_files_are_those_of_their_headers() {
     let dir = tempfile::tempdir().unwrap();
     let (_spool, database) = open(dir.path());
     let entry = snapshot(&database, 3).entry;
-    let listed = Files::new(database.dir().to_owned()).list().unwrap();
+    let listed = files_of(&database).list().unwrap();
     assert_eq!(listed[0].modified, entry.timestamp);
     assert!(entry.timestamp > Timestamp::from_millis(0));
 }

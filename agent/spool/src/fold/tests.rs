@@ -255,7 +255,7 @@ fn a_fold_that_the_shipper_overtakes_changes_nothing() {
     let dir = Dir::open(&dir).unwrap();
     let (waits, bytes) = (database.pending(), spool.pending_bytes());
     for acked in 1..=2 {
-        let temp = Temp::create(&OsFs, &dir).unwrap();
+        let temp = Temp::create(database.inner.files.fs(), &dir).unwrap();
         database.ack(txid(acked)).unwrap();
         let done = database
             .inner

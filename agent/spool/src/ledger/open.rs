@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::thread;
 
 /// The layout of keys and values. Another number: the ledger is rebuilt.
 const VERSION: &[u8] = b"sqlrep-ledger-1";
@@ -46,6 +49,27 @@ impl From<sled::Error> for OpenError {
     }
 }
 
+/// How late a timer of sled's threads may be: an hour, in nanoseconds.
+const SLACK: NonZeroU64 = NonZeroU64::MIN.saturating_add(3_600_000_000_000);
+
+/// Runs what may start threads of sled's. It keeps seven, each of which looks each second whether it is
+/// still needed, which cannot be told otherwise and is a good part of what an idle agent does. A thread
+/// inherits how late its timers may be (prctl(2), `PR_SET_TIMERSLACK`): these are woken for work at
+/// once, as ever, and for nothing when the processor is awake anyway, or never.
+pub(super) fn idly<T>(start: impl FnOnce() -> T) -> T {
+    let before = thread::current_timer_slack();
+    let set = |slack| {
+        // Without it they only wake more often.
+        if let Err(err) = thread::set_current_timer_slack(slack) {
+            tracing::debug!(%err, "sled's threads wake each second");
+        }
+    };
+    set(Some(SLACK));
+    let started = start();
+    set(before.ok().and_then(NonZeroU64::new));
+    started
+}
+
 /// Opens sled and checks that the keys are ours.
 pub(super) fn try_open(dir: &Path) -> Result<sled::Db, OpenError> {
     let config = sled::Config::new()
@@ -56,7 +80,7 @@ pub(super) fn try_open(dir: &Path) -> Result<sled::Db, OpenError> {
         .flush_every_ms(None);
     let began = Instant::now();
     let db = loop {
-        match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        match catch_unwind(AssertUnwindSafe(|| idly(|| config.open()))) {
             Ok(Ok(db)) => break db,
             Ok(Err(sled::Error::Io(error)))
                 if error.kind() == io::ErrorKind::WouldBlock

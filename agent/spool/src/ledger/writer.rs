@@ -10,6 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use super::open::idly;
+
 /// Writes that may wait (L12); who comes next waits until there is room.
 const QUEUE: usize = 16;
 
@@ -30,7 +32,7 @@ impl Writer {
         let (jobs, inbox) = sync_channel::<Job>(QUEUE);
         let thread = std::thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || serve(&db, &inbox))?;
+            .spawn(move || idly(|| serve(&db, &inbox)))?;
         Ok(Self {
             jobs: Some(jobs),
             thread: Some(thread),

@@ -8,8 +8,8 @@ use sqlrep_replica::DirStore;
 
 use super::*;
 use crate::testing::{
-    LIMITS, POD, append, assert_checksums, copy, damage, draft, id, open, ship, snapshot, txid,
-    txids,
+    LIMITS, POD, append, assert_checksums, copy, damage, draft, files_of, id, open, ship, snapshot,
+    txid, txids,
 };
 use crate::{DatabaseSpool, PodNote, Seed, Spool};
 
@@ -18,7 +18,7 @@ fn pages(commit: u32) -> BTreeMap<u32, u8> {
 }
 
 fn file(database: &DatabaseSpool, number: u64) -> PathBuf {
-    Files::new(database.dir().to_owned()).path(txid(number))
+    files_of(database).path(txid(number))
 }
 
 fn pending(database: &DatabaseSpool) -> Vec<u64> {
@@ -134,7 +134,7 @@ fn with_the_ledger_and_all_shipped_files_gone_the_next_txid_goes_on() {
     append(&database, 4, [(3, 2)]).unwrap();
     database.ack(txid(3)).unwrap();
     spool.flush().unwrap();
-    let files = Files::new(database.dir().to_owned());
+    let files = files_of(&database);
     assert_eq!(
         txids(&files.list().unwrap()),
         [3],
@@ -154,10 +154,7 @@ fn shipped_files_stay_until_the_ledger_that_saw_them_is_on_the_disk() {
     append(&database, 4, [(2, 2)]).unwrap();
     append(&database, 5, [(5, 3)]).unwrap();
     database.ack(txid(3)).unwrap();
-    assert_eq!(
-        txids(&Files::new(database.dir().to_owned()).list().unwrap()),
-        [1, 2, 3]
-    );
+    assert_eq!(txids(&files_of(&database).list().unwrap()), [1, 2, 3]);
     assert!(database.pending().is_empty());
     // Killed here, the ledger comes back behind them; they bring it to the position.
     let crashed = dir.path().join("crashed");
@@ -353,7 +350,7 @@ fn a_seed_ends_what_was_before_even_when_it_is_interrupted() {
     database.ack(txid(3)).unwrap();
     spool.flush().unwrap();
     // The crash: said that a lineage begins at 2, and the file 3 of the one before still there.
-    let files = Files::new(database.dir().to_owned());
+    let files = files_of(&database);
     let before = database.position().unwrap();
     let at = Position {
         txid: txid(2),
@@ -416,7 +413,7 @@ fn a_damaged_seed_file_is_moved_aside() {
     let (spool, database) = open(dir.path());
     seed(&database, 41, 4).unwrap();
     append(&database, 4, [(1, 5)]).unwrap();
-    let path = Files::new(database.dir().to_owned()).seed_path();
+    let path = files_of(&database).seed_path();
     drop((spool, database));
     fs::write(&path, b"{").unwrap();
     let (_spool, database) = open(dir.path());

@@ -10,12 +10,13 @@ use sqlrep_format::{PageCount, PageSize, Pgno};
 use sqlrep_replica::owner::{Publish, SpoolFile, publish_l0};
 use sqlrep_replica::testing::CrashFs;
 use sqlrep_replica::{Destination, DirStore, Point, RestoreOptions, points, restore};
-use sqlrep_spool::{Draft, Limits, PageSource, Spool};
+use sqlrep_spool::{Draft, Entry, Limits, PageSource, Spool};
 
 use super::*;
 use crate::clock::{ChainClock, Reading};
 use crate::remote::Whose;
 use crate::root::RootWatch;
+use crate::stage::ship::{End, Target};
 use crate::timing::Meter;
 use crate::upkeep::{Rhythm, Upkeep};
 
@@ -166,7 +167,8 @@ impl Life {
         state
     }
 
-    fn ship(&mut self, state: State) {
+    /// Captures a state.
+    fn append(&self, state: &State) -> Entry {
         let (txid, size) = (self.states.len() as u64 + 1, state.len());
         let changed: Vec<usize> = (1..=size).filter(|pgno| state[pgno - 1] == txid).collect();
         let draft = Draft {
@@ -180,7 +182,12 @@ impl Life {
         };
         let spool = &self.tend.spool;
         let entry = spool.append(&draft, &mut Changed(txid, changed.into_iter()));
-        let entry = entry.unwrap().entry;
+        entry.unwrap().entry
+    }
+
+    fn ship(&mut self, state: State) {
+        let entry = self.append(&state);
+        let spool = &self.tend.spool;
         let file = SpoolFile {
             txid: entry.txid,
             timestamp: entry.timestamp,
@@ -788,6 +795,38 @@ fn when_nothing_has_the_pages_the_live_database_stands_in_and_the_loss_is_said()
     }
     life.check(30 * MINUTE);
     verified(&life);
+}
+
+#[test]
+fn nothing_is_shipped_that_a_power_failure_could_take() {
+    let mut life = Life::new(11, Duration::from_hours(1));
+    // An empty root is marked.
+    life.tend.home.check().unwrap();
+    life.commit();
+    let target = Target {
+        store: life.tend.store.clone(),
+        writer: life.tend.writer,
+        spool: life.tend.spool.clone(),
+        home: life.tend.home.clone(),
+    };
+    life.now += 10;
+    let state = life.change(life.states[0].clone());
+    life.append(&state);
+    assert!(!target.spool.is_settled());
+    let ltx = life.tend.store.dir().join("ltx");
+    let away = ltx.with_extension("away");
+    rustix::fs::rename(&ltx, &away).unwrap();
+    std::fs::write(&ltx, "in the way").unwrap();
+    let batch = target.ship(None);
+    assert!(matches!(batch.end, End::Failed(_)), "{:?}", batch.end);
+    assert!(
+        target.spool.is_settled(),
+        "it might have been shipped: {:?}",
+        batch.end
+    );
+    std::fs::remove_file(&ltx).unwrap();
+    rustix::fs::rename(&away, &ltx).unwrap();
+    assert_eq!(target.ship(None).shipped, Txid::new(2));
 }
 
 #[test]
