@@ -72,9 +72,11 @@ def middle(values):
     return statistics.median(values)
 
 
-def rounds(name, count, quick, programs, scratch):
-    """Runs a workload on its systems in turn, `count` times; figures by system."""
+def rounds(name, count, args, programs, scratch):
+    """Runs a workload on its systems in turn, `count` times; figures by system. The peer may fail,
+    and is told of; we may not."""
     measure, systems = WORKLOADS[name]
+    systems = [kind for kind in systems if args.only in (None, kind.name)]
     found = {kind.name: [] for kind in systems}
     for number in range(count):
         for kind in systems:
@@ -82,7 +84,13 @@ def rounds(name, count, quick, programs, scratch):
             system = kind(folder, programs)
             print(f"{name} {kind.name} {number + 1}/{count}", file=sys.stderr, flush=True)
             try:
-                found[kind.name].append(measure(system, quick))
+                figures = measure(system, args.quick)
+                print(f"  {json.dumps(figures)}", file=sys.stderr, flush=True)
+                found[kind.name].append(figures)
+            except Exception as error:
+                if kind is Sqlrep:
+                    raise
+                print(f"  {kind.name} failed: {error}", file=sys.stderr, flush=True)
             finally:
                 system.stop()
                 shutil.rmtree(folder, ignore_errors=True)
@@ -120,6 +128,7 @@ def main():
     parser.add_argument("--ctl", type=pathlib.Path, required=True)
     parser.add_argument("--litestream", type=pathlib.Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["none", "litestream", "sqlrep"], help="one system alone")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: does it run?")
     parser.add_argument("--json", type=pathlib.Path, help="also write the figures here")
     parser.add_argument("workload", nargs="*", help="one of: " + " ".join(WORKLOADS))
@@ -133,7 +142,7 @@ def main():
     begun, results = time.time(), {}
     with tempfile.TemporaryDirectory(prefix="versus-") as scratch:
         for name in wanted:
-            results[name] = rounds(name, count, args.quick, programs, scratch)
+            results[name] = rounds(name, count, args, programs, scratch)
     print(f"{time.strftime('%Y-%m-%d', time.gmtime(begun))}, {platform.machine()}, {platform.release()}, median of {count}\n")
     print("\n".join(table(results)))
     if args.json:

@@ -44,9 +44,9 @@ def content(rng):
 def fill(path, size):
     rng = random.Random(1)
     db = connect(path)
-    while os.path.getsize(path) < size:
+    while (missing := size - os.path.getsize(path)) > 0:
         db.execute("BEGIN")
-        for _ in range(20_000):
+        for _ in range(min(20_000, missing // ROW_BYTES + 1)):
             db.execute(
                 "INSERT INTO t (k, v) VALUES (?, ?)", (rng.randrange(1 << 30), content(rng))
             )
