@@ -177,6 +177,7 @@ impl Pace {
     pub(crate) fn failed(&mut self, now: Instant) {
         self.next_look = Some(now + RETRY);
         self.not_before = Some(now + RETRY);
+        self.settle_at = self.settle_at.map(|at| at.max(now + RETRY));
     }
 
     /// Whether the pending pages are due.
@@ -283,6 +284,20 @@ mod tests {
         assert_eq!(now, start + SETTLE);
         pace.settled();
         assert_eq!(pace.wake_at(), None, "and then it sleeps");
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_after_a_pause_whatever_it_was() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND);
+        pace.stepped(start, STEP);
+        pace.cut(start);
+        pace.stepped(start + STEP, STEP);
+        let later = start + SETTLE * 2;
+        assert!(pace.settle_due(later) && pace.cut_due(later) && pace.look_due(later));
+        pace.failed(later);
+        assert_eq!(pace.wake_at(), Some(later + RETRY), "it would spin");
+        assert!(pace.settle_due(later + RETRY), "and it is not forgotten");
     }
 
     #[test]

@@ -5,8 +5,7 @@
 //! nobody sees it; after the link it is whole. `link` fails when the name exists, also between two
 //! NFS clients, and so it decides who published. Small files of ours are exchanged by [`replace`].
 //!
-//! What nobody else reads, and has another copy soon, may appear first and be made durable later:
-//! [`publish_unsettled`].
+//! What nobody else reads may appear first and be made durable later: [`publish_unsettled`].
 //!
 //! Every step goes through [`Fs`], so that tests can stop the world before each of them.
 
@@ -135,9 +134,9 @@ pub fn publish_unsettled(
 ) -> Result<Option<Unsettled>, Failure> {
     let temp = Temp::create(fs, dir)?;
     fill(&temp, write)?;
-    let put = name_it(fs, dir, &temp, name, modified)?;
     let file = temp.file().try_clone();
     let file = file.map_err(Failure::at("look at", temp.path()))?;
+    let put = name_it(fs, dir, &temp, name, modified)?;
     Ok((put == Put::Published).then(|| Unsettled {
         file,
         dir: dir.clone(),
@@ -270,6 +269,7 @@ fn fill_durably(
     temp.fsync()
 }
 
+/// Writes a temp file; a long one goes to the disk meanwhile.
 fn fill(
     temp: &Temp<'_>,
     write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,

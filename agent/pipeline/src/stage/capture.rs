@@ -230,7 +230,8 @@ impl Thread<'_> {
             match self.attach() {
                 Ok(session) => match self.follow(session) {
                     After::End => return,
-                    After::Reopen => {}
+                    // It may be a while until something follows.
+                    After::Reopen => settle_last(&self.job.spool),
                 },
                 Err(error) => {
                     let removed = is_missing(&error);
