@@ -440,7 +440,8 @@ impl DatabaseSpool {
             });
         };
         count.keep();
-        // From here on the file is the truth: nothing below may turn it into an error.
+        // From here on the file is the truth: nothing below may turn it into an error, but that its
+        // content is lost.
         let fact = FileFact {
             txid: draft.txid,
             timestamp: draft.timestamp,
@@ -451,7 +452,7 @@ impl DatabaseSpool {
         let pos = self.appended(draft, fact, edit.finish(), start.epoch);
         inner.appended_unsettled(draft.txid, file);
         if ending {
-            inner.settle_beside()?;
+            inner.settle_last()?;
         }
         if let Err(err) = inner.flush_when_due(fact.bytes) {
             tracing::warn!(db = %inner.id, %err, "shipped files stay in the spool for now");

@@ -66,6 +66,18 @@ impl Inner {
         settled.or_else(|error| self.unsettled(error))
     }
 
+    /// The same for the last file of all: one that cannot be made durable is there all the same, and is
+    /// shipped. An error only where its content is lost.
+    pub(crate) fn settle_last(&self) -> Result<(), Error> {
+        match self.settle_beside() {
+            Err(err) if !err.is_corrupt() => {
+                tracing::warn!(db = %self.id, %err, "the last file is not durable here");
+                Ok(())
+            }
+            settled => settled,
+        }
+    }
+
     /// Makes what waits to be shipped durable, and what it follows on. The caller holds `settling`.
     ///
     /// Shipped files too: one that comes back damaged would end the chain before what waits, should the

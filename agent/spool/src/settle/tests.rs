@@ -189,6 +189,20 @@ fn what_cannot_be_made_durable_at_all_is_tried_again() {
 }
 
 #[test]
+fn the_last_of_a_pod_that_cannot_be_made_durable_is_there_all_the_same() {
+    let node = Node::new();
+    snapshot(&node.database, 3);
+    node.database.settle().unwrap();
+    node.database.ending();
+    // It is created, gets its time and its name, and the temp name goes; then nothing works.
+    node.fs.crash_at(node.fs.log().len() as u64 + 4);
+    append(&node.database, 3, [(1, 2)]).unwrap();
+    assert!(node.fs.fired() && !node.database.is_settled());
+    assert_eq!(position(&node.database), 2);
+    assert_eq!(node.database.pending().len(), 2, "it is to be shipped");
+}
+
+#[test]
 fn a_file_whose_content_is_lost_ends_the_chain_before_it() {
     let node = Node::new();
     snapshot(&node.database, 3);
