@@ -1,7 +1,7 @@
 //! Apps that write: Python with its own SQLite, and the sqlite3 program.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -189,7 +189,17 @@ impl Writer {
 
     fn tell(&mut self, word: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("stdin is open")?;
-        Ok(writeln!(stdin, "{word}")?)
+        // in one piece: a writer that has read "quit" may be gone before the end of the line comes
+        let Err(error) = stdin.write_all(format!("{word}\n").as_bytes()) else {
+            return Ok(());
+        };
+        // whoever does not listen has ended: how it did says more than that
+        let mut said = String::new();
+        self.stdout.read_to_string(&mut said)?;
+        let status = self.process.wait(PATIENCE)?;
+        Err(error).context(format!(
+            "a writer ended by itself: {status}, saying {said:?}"
+        ))
     }
 
     /// Stops it between two transactions; returns what it counted.
