@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sqlrep_tests::{AgentOptions, Sqlite, Workload, image, scenario, wait};
+use sqlrep_tests::{AgentOptions, Pod, PodOptions, Sqlite, Workload, image, scenario, wait};
 
 use crate::binaries;
 use crate::scene::{Scene, fresh};
@@ -138,6 +138,27 @@ fn what_ended_while_no_agent_ran_is_said_and_counted() {
         // what was read is on the replica, which is free for the next pod
         let next = Scene::pod(world, "unseen")?;
         ensure!(next.db.exists(), "the next pod starts empty");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_its_app_let_nobody_read_before_it_went_is_said() {
+    const SAID: &str = "its files went before they could be read";
+    scenario("unread-locked", binaries(), |world| {
+        let scene = Scene::of(world, Pod::start(world, PodOptions::app("app").ungated())?);
+        let mut app = Sqlite::open(&scene.db)?;
+        app.run("PRAGMA journal_mode = WAL; PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE t (x);")?;
+        let agent = world.agent()?;
+        agent.ctl().wait_state(&scene.reference, "snapshotting")?;
+        scene.pod.delete()?;
+        wait("it is said", || Ok(agent.log()?.contains(SAID)))?;
+        let log = agent.log()?;
+        let said = log.lines().find(|line| line.contains(SAID)).unwrap_or("");
+        ensure!(
+            said.contains("db=default/app/data/app.db") && said.contains("busy"),
+            "{said}"
+        );
         Ok(())
     });
 }

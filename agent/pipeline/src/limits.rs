@@ -63,6 +63,10 @@ pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// First pause after a failed stage; it doubles up to [`RETRY_MAX`].
 pub const RETRY_MIN: Duration = Duration::from_millis(100);
 
+/// First pause after a database could not be attached to; it doubles up to [`RETRY_MAX`]. An attempt
+/// takes a tenth of a millisecond.
+pub const ATTACH_RETRY_MIN: Duration = Duration::from_millis(5);
+
 /// Longest pause between attempts: an outage ends at most this long before it is noticed.
 pub const RETRY_MAX: Duration = Duration::from_secs(10);
 

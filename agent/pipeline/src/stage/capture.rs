@@ -21,9 +21,8 @@ use crate::limits;
 use crate::pace::Pace;
 use crate::progress::{Phase, Progress};
 
-/// Transient failures in a row that are nobody's business: with the pauses in between they span
-/// about two seconds.
-const PASSING: u32 = 4;
+/// For how long transient failures in a row are nobody's business.
+const PASSING: Duration = Duration::from_secs(2);
 
 /// How long an unlinked database is still looked at. Its pod is going and its app is dead, or the
 /// file went to another name: then whoever follows that name waits until we let go.
@@ -172,7 +171,7 @@ fn live(job: &Job, inbox: &Receiver<Command>) {
         job,
         inbox,
         pace: Pace::new(job.sync_interval),
-        failures: 0,
+        failing: None,
         unlinked_at: None,
         clock: ChainClock::default(),
     };
@@ -205,11 +204,22 @@ enum After {
     Reopen,
 }
 
+/// What goes wrong since the last turn that went well.
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    times: u32,
+    /// Whether a person has been told.
+    told: bool,
+    class: Class,
+    text: String,
+}
+
 struct Thread<'a> {
     job: &'a Job,
     inbox: &'a Receiver<Command>,
     pace: Pace,
-    failures: u32,
+    failing: Option<Failing>,
     /// Since when the path leads nowhere.
     unlinked_at: Option<Instant>,
     clock: ChainClock,
@@ -237,6 +247,11 @@ impl Thread<'_> {
                     let removed = is_missing(&error);
                     if removed {
                         self.job.progress.update(|facts| facts.removed = true);
+                        // Its app deleted it, and what could not be read of it is not missed; unless
+                        // it went with its pod.
+                        if !self.is_ending() {
+                            self.failing = None;
+                        }
                     } else {
                         self.report(&error);
                     }
@@ -274,7 +289,7 @@ impl Thread<'_> {
         };
         tracing::debug!(?start, "attached");
         let after = self.job.spool.position().map(|position| position.txid);
-        self.failures = 0;
+        self.failing = None;
         self.unlinked_at = None;
         let (uid, gid, mode) = session.ownership();
         self.job.progress.update(|facts| {
@@ -533,8 +548,7 @@ impl Thread<'_> {
 
     /// A turn without an error, after one with.
     fn recovered(&mut self) {
-        if self.failures > 0 {
-            self.failures = 0;
+        if self.failing.take().is_some() {
             self.job.progress.update(|facts| {
                 facts.phase = Phase::Following;
                 facts.error = None;
@@ -544,14 +558,25 @@ impl Thread<'_> {
 
     fn report(&mut self, error: &StageError) {
         let (class, text) = (error.class(), error.text());
-        self.failures = self.failures.saturating_add(1);
+        let now = Instant::now();
+        let before = self.failing.take();
+        let since = before.as_ref().map_or(now, |before| before.since);
         // An app that opens its database locks it for a moment: not worth a person's attention.
-        let passing = class == Class::Transient && self.failures < PASSING;
-        if self.failures == PASSING || (self.failures == 1 && !passing) {
-            tracing::warn!(err = %text, "capture");
+        let passing = class == Class::Transient && now - since < PASSING;
+        let told = before.as_ref().is_some_and(|before| before.told);
+        let times = before.map_or(0, |before| before.times).saturating_add(1);
+        if passing || told {
+            tracing::debug!(err = %text, attempt = times, "capture");
         } else {
-            tracing::debug!(err = %text, attempt = self.failures, "capture");
+            tracing::warn!(err = %text, "capture");
         }
+        self.failing = Some(Failing {
+            since,
+            times,
+            told: told || !passing,
+            class,
+            text: text.clone(),
+        });
         self.job.progress.update(|facts| {
             facts.errors += 1;
             if !passing {
@@ -564,8 +589,7 @@ impl Thread<'_> {
     /// Waits while not attached: for a while after a failure, and for a touch where the file is
     /// gone. `true` when the thread must end.
     fn wait_detached(&mut self, removed: bool) -> bool {
-        let doubled = limits::RETRY_MIN * 2_u32.saturating_pow(self.failures.min(8));
-        let until = Instant::now() + doubled.min(limits::RETRY_MAX);
+        let until = Instant::now() + attach_pause(self.failing.as_ref().map_or(1, |now| now.times));
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let command = if removed {
@@ -591,13 +615,16 @@ impl Thread<'_> {
     }
 
     /// The pod goes while we are not attached: one last try, from the start. A file that is gone
-    /// was read to its end before, or never.
+    /// was read to its end before, unless something kept us from it.
     fn drain_detached(&mut self) -> Result<Option<Txid>, StageError> {
         match self.attach() {
             Ok(session) => self.drain(session),
-            Err(error) if is_missing(&error) => {
-                Ok(self.job.spool.position().map(|position| position.txid))
-            }
+            Err(error) if is_missing(&error) => match self.failing.take() {
+                Some(failing) if failing.class != Class::Unsupported => Err(StageError::Ended {
+                    reason: format!("its files went before they could be read: {}", failing.text),
+                }),
+                _ => Ok(self.job.spool.position().map(|position| position.txid)),
+            },
             Err(error) => Err(error),
         }
     }
@@ -628,6 +655,14 @@ impl Thread<'_> {
     }
 }
 
+/// How long nobody is attached after so many failures. Until then nothing holds the files of a
+/// database: whatever is removed is lost, and an app's locks are short.
+fn attach_pause(failures: u32) -> Duration {
+    let doubled =
+        limits::ATTACH_RETRY_MIN * 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
+    doubled.min(limits::RETRY_MAX)
+}
+
 /// At the end; what cannot be made durable is there all the same, and is shipped.
 fn settle_last(spool: &DatabaseSpool) {
     if let Err(err) = spool.settle() {
@@ -654,4 +689,18 @@ pub(crate) fn wall_now() -> Timestamp {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_attach_tries_again_soon_and_then_less_often() {
+        let pauses: Vec<_> = (1..=40).map(attach_pause).collect();
+        let soon: Duration = pauses[..4].iter().sum();
+        assert!(soon < Duration::from_millis(100), "{soon:?}");
+        assert!(pauses.is_sorted() && pauses[0] > Duration::ZERO);
+        assert_eq!(pauses.last(), Some(&limits::RETRY_MAX));
+    }
 }
