@@ -354,6 +354,25 @@ fn what_was_not_shipped_in_time_waits_for_the_next_pod() {
     });
 }
 
+/// What was left is on the replica, and nowhere else any more.
+fn went_out(
+    world: &World,
+    agent: &Agent,
+    scene: &Scene,
+    workload: &Workload,
+    least: u64,
+) -> Result<()> {
+    poll("what was left is shipped", PATIENCE, || {
+        Ok(agent.ctl().row(&scene.reference)?.is_none().then_some(()))
+    })?;
+    scene.prove_contiguous(0)?;
+    let out = world.path("out.db");
+    world.ctl().restore(&scene.replica, &out, &[])?.done()?;
+    let have = workload.check_restored(&out)?[0];
+    ensure!((least..=least + 1).contains(&have), "{have} of {least}");
+    Ok(())
+}
+
 #[test]
 fn what_was_left_goes_out_with_any_pod_that_brings_the_volume() {
     mounting("target-left-shared", |world| {
@@ -367,15 +386,59 @@ fn what_was_left_goes_out_with_any_pod_that_brings_the_volume() {
         let other = Pod::prepare(world, inline("other"))?;
         let _mount = Mount::bind(&nas, &other.below(INLINE))?;
         other.announce()?;
-        poll("what was left is shipped", PATIENCE, || {
-            Ok(agent.ctl().row(&scene.reference)?.is_none().then_some(()))
-        })?;
-        scene.prove_contiguous(0)?;
-        let out = world.path("out.db");
-        world.ctl().restore(&scene.replica, &out, &[])?.done()?;
-        let have = workload.check_restored(&out)?[0];
-        ensure!((least..=least + 1).contains(&have), "{have} of {least}");
-        Ok(())
+        went_out(world, &agent, &scene, &workload, least)
+    });
+}
+
+#[test]
+fn what_was_left_goes_out_with_a_pod_that_has_the_volume_already() {
+    mounting("target-left-beside", |world| {
+        let options = AgentOptions::default().flag("--drain-timeout", "1s");
+        let (agent, nas) = (world.agent_with(options)?, share(world, "nas")?);
+        let workload = Workload::new(world.seed);
+        let (_other, _mount) = started(world, &nas, "other")?;
+        let (scene, mount, least) = unshipped(world, &agent, &nas, &workload, 100)?;
+        ends(&scene.pod, &mount)?;
+        went_out(world, &agent, &scene, &workload, least)
+    });
+}
+
+#[test]
+fn what_was_left_waits_on_when_a_pod_brings_the_volume_in_vain() {
+    mounting("target-left-vain", |world| {
+        let options = AgentOptions::default().flag("--drain-timeout", "1s");
+        let (agent, nas) = (world.agent_with(options)?, share(world, "nas")?);
+        let workload = Workload::new(world.seed);
+        let (scene, mount, least) = unshipped(world, &agent, &nas, &workload, 100)?;
+        ends(&scene.pod, &mount)?;
+        agent.ctl().wait_state(&scene.reference, "stalled")?;
+        // another app brings the volume, in which that replica cannot be come by, and goes
+        let other = Pod::prepare(world, inline("other"))?;
+        let (kept, hidden) = (world.path("kept"), nas.join("app.db"));
+        rename(&hidden, &kept)?;
+        fs::write(&hidden, "no directory")?;
+        let vain = Mount::bind(&nas, &other.below(INLINE))?;
+        other.announce()?;
+        let says = |in_spool: bool| {
+            poll("what is left is told", PATIENCE, || {
+                let row = agent.ctl().row(&scene.reference)?.context("it is left")?;
+                let waits = row.words().contains("wait in the spool");
+                Ok((waits == in_spool).then_some(()))
+            })
+        };
+        says(false)?;
+        other.mark_deleted()?;
+        other.remove_empty_dirs()?;
+        says(true)?;
+        vain.goes()?;
+        fs::remove_file(&hidden)?;
+        rename(&kept, &hidden)?;
+        other.delete()?;
+        let (next, _mount) = started(world, &nas, "app")?;
+        starts_with(&workload, &next, least)?;
+        agent.ctl().wait_following(&next.reference)?;
+        next.prove_equal(world, &agent)?;
+        next.prove_contiguous(0)
     });
 }
 

@@ -619,9 +619,12 @@ impl Database {
     /// An agent that ends leaves what is not shipped in a moment to the next one, and what the share
     /// refuses at once. A volume of the pod keeps the pod from going for as long as it is held.
     fn give_up_when(&mut self, ending: Ending) {
-        if ending == Ending::Released && self.home.target().is_some() {
+        if let (Ending::Released, Some(watch)) = (ending, self.home.target()) {
             let until = Instant::now() + self.context.config.drain_timeout;
-            self.give_up_at.get_or_insert(until);
+            let until = *self.give_up_at.get_or_insert(until);
+            if watch.is_let_go() {
+                self.give_up_at = Some(until.min(Instant::now()));
+            }
         }
         if ending == Ending::Shutdown {
             let now = Instant::now();

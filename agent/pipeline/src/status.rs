@@ -288,6 +288,12 @@ impl Board {
         }
     }
 
+    /// Puts a row where there may be another one.
+    pub(crate) fn put(&self, key: &Key, row: DatabaseStatus) {
+        self.rows().insert(key.clone(), row);
+        self.ring();
+    }
+
     /// Takes a row away.
     pub(crate) fn remove(&self, key: &Key) {
         let was_there = self.rows().remove(key).is_some();

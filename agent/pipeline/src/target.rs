@@ -68,6 +68,7 @@ impl TargetMemory for NodeMemory {
 #[derive(Debug)]
 pub(crate) struct TargetWatch {
     volume: TargetVolume,
+    namespace: String,
     base: Base,
     spool: Arc<Spool>,
     cluster: Arc<dyn TargetMemory>,
@@ -81,6 +82,7 @@ pub(crate) struct TargetWatch {
 impl TargetWatch {
     pub(crate) fn new(
         volume: TargetVolume,
+        namespace: String,
         spool: Arc<Spool>,
         cluster: Arc<dyn TargetMemory>,
     ) -> Self {
@@ -91,6 +93,7 @@ impl TargetWatch {
         let unknown = RootMemory::Unknown("it has not been asked yet".to_owned());
         Self {
             volume,
+            namespace,
             base: Base::new(path),
             spool,
             cluster,
@@ -102,6 +105,11 @@ impl TargetWatch {
 
     pub(crate) fn volume(&self) -> &TargetVolume {
         &self.volume
+    }
+
+    /// That of the pod which has it mounted.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -126,6 +134,11 @@ impl TargetWatch {
     /// Lets go of it, for good: what is under way ends, what comes fails.
     pub(crate) fn let_go(&self) {
         self.base.let_go();
+    }
+
+    /// Whether that was done.
+    pub(crate) fn is_let_go(&self) -> bool {
+        self.base.is_let_go()
     }
 
     /// Waits until the cluster was asked, for a moment: it may not answer.
@@ -165,7 +178,7 @@ impl TargetWatch {
                 Err(Errno::STALE) => {}
                 _ => return Ok(dir),
             },
-            Err(error) if self.base.is_let_go() => return Err(self.unusable(error.to_string())),
+            Err(error) if self.is_let_go() => return Err(self.unusable(error.to_string())),
             Err(_) => {}
         }
         match open_mount(&self.volume.kubelet_root, &place.below, self.path()) {
@@ -238,7 +251,7 @@ pub(crate) async fn confirm(home: WeakHome) {
     let mut pause = ASK_AGAIN;
     loop {
         let Some(home) = home.upgrade() else { return };
-        let Some(watch) = home.target().filter(|watch| !watch.base.is_let_go()) else {
+        let Some(watch) = home.target().filter(|watch| !watch.is_let_go()) else {
             return;
         };
         let Ok(place) = &watch.volume.place else {

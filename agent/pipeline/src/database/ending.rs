@@ -41,8 +41,16 @@ impl Database {
     pub(super) fn give_up(self) {
         // Left by an agent that ends it stays in the table.
         if self.ending == Ending::Released {
-            self.context.forget(&self.key);
             self.context.leave(&self.key, &self.id, &self.spool);
+            let Self {
+                context,
+                key,
+                id,
+                spool,
+                ..
+            } = self;
+            drop(spool);
+            context.ship_elsewhere(&id, &key.pod_uid);
         }
     }
 

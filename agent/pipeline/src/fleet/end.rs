@@ -1,6 +1,7 @@
 //! How an agent ends, and what it finds that one before it left.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlrep_replica::DbId;
@@ -8,10 +9,11 @@ use sqlrep_spool::{DatabaseSpool, Held, PodNote};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::{Fleet, drain_all, lock};
+use super::{Context, Fleet, drain_all, lock};
 use crate::database::{Ask, Database, Handle, Origin};
 use crate::home::Home;
 use crate::status::{DatabaseStatus, State};
+use crate::target::TargetWatch;
 use crate::{Key, Medium, PodIdentity, RestorePolicy, Settings, Volume, limits};
 
 /// What a shutdown left behind.
@@ -152,31 +154,28 @@ impl Fleet {
             Some(self.context.home.clone())
         };
         match home {
-            Some(home) => self.ship_orphan_to(id, spool, home),
+            Some(home) => self.context.ship_orphan_to(id, spool, home),
             None => self.context.leave(&left_key(id, pod_uid), id, &spool),
         }
     }
+}
 
-    pub(super) fn ship_orphan_to(&self, id: &DbId, spool: DatabaseSpool, home: Home) {
-        let volume = orphan(id, &spool, self.context.config.defaults);
+impl Context {
+    pub(super) fn ship_orphan_to(self: &Arc<Self>, id: &DbId, spool: DatabaseSpool, home: Home) {
+        let volume = orphan(id, &spool, self.config.defaults);
         let (key, pod_uid) = (Key::new(&volume, id.path()), volume.pod.uid.clone());
-        let mut actors = self.context.actors();
-        if actors.contains_key(&key) {
+        let mut actors = self.actors();
+        let gone = home.target().is_some_and(TargetWatch::is_let_go);
+        if gone || actors.contains_key(&key) {
             return;
         }
         let pod = &volume.pod.name;
         tracing::info!(db = %id, %pod, pod_uid, "a pod that is gone left a replica to release");
-        let row = DatabaseStatus::new(id.clone(), pod, &pod_uid);
-        self.context.take_up(&key);
-        self.context.board.insert(&key, row);
-        let actor = Database::start(
-            &self.context,
-            volume,
-            (id.clone(), spool),
-            home,
-            Origin::Orphan,
-        );
-        actors.insert(key, actor);
+        self.board
+            .put(&key, DatabaseStatus::new(id.clone(), pod, &pod_uid));
+        let actor = Database::start(self, volume, (id.clone(), spool), home, Origin::Orphan);
+        actors.insert(key.clone(), actor);
+        self.take_up(&key);
     }
 }
 

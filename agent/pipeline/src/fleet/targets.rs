@@ -7,7 +7,8 @@ use sqlrep_replica::{DbId, Moved};
 use sqlrep_spool::{DatabaseSpool, Held};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Context, Fleet, lock};
+use super::{Context, Fleet, drain_all, lock};
+use crate::database::Ask;
 use crate::error::StageError;
 use crate::home::Home;
 use crate::stage::elsewhere::note;
@@ -58,7 +59,8 @@ impl Context {
             return Ok(home.clone());
         }
         let (spool, memory) = (Arc::clone(&self.spool), Arc::clone(&self.config.targets));
-        let watch = TargetWatch::new(target.clone(), spool, memory);
+        let namespace = volume.pod.namespace.clone();
+        let watch = TargetWatch::new(target.clone(), namespace, spool, memory);
         let home = Home::volume(watch, self.nfs.clone()).map_err(|source| StageError::Io {
             action: "start threads for",
             path: volume.dir.clone(),
@@ -81,7 +83,8 @@ impl Context {
         target.unwrap_or_else(|| self.home.clone())
     }
 
-    /// The tail of a database waits in the spool until its app's next pod brings the volume back.
+    /// The tail of a database waits in the spool until a pod brings the volume back. An actor of it
+    /// ends with this.
     pub(crate) fn leave(&self, key: &Key, id: &DbId, spool: &DatabaseSpool) {
         let pending = spool.pending_bytes();
         let first = spool.first_pending().map(|entry| entry.txid);
@@ -96,7 +99,6 @@ impl Context {
             }
         };
         tracing::error!(db = %id, "{reason}");
-        lock(&self.left).insert(key.clone());
         let pod = spool.pod_note().map_or_else(String::new, |note| note.name);
         let mut row = DatabaseStatus::new(id.clone(), &pod, &key.pod_uid);
         row.state = State::Stalled;
@@ -110,8 +112,10 @@ impl Context {
             self.config.node,
             spool.dir().display()
         ));
-        self.board.remove(key);
-        self.board.insert(key, row);
+        // At no moment is it neither followed nor left: whoever asks then would take it for shipped.
+        lock(&self.left).insert(key.clone());
+        self.actors().remove(key);
+        self.board.put(key, row);
     }
 
     /// Whether that is so.
@@ -130,10 +134,44 @@ impl Context {
         Some(format!("{id}: {}", words.collect::<Vec<_>>().join("; ")))
     }
 
-    /// It is no more.
-    pub(crate) fn take_up(&self, key: &Key) {
-        if lock(&self.left).remove(key) {
-            self.board.remove(key);
+    /// It is on its way again.
+    pub(super) fn take_up(&self, key: &Key) {
+        lock(&self.left).remove(key);
+    }
+
+    /// Ships what was left to that volume in another pod that has it here. That pod may have come
+    /// while the one that ended was still held on to, and nothing else would look again.
+    pub(crate) fn ship_elsewhere(self: &Arc<Self>, id: &DbId, pod_uid: &str) {
+        let Ok(spool) = self.spool.database(id, pod_uid) else {
+            return; // why not is told when a pod brings the volume again
+        };
+        let Some(meant) = spool.pod_note().and_then(|note| note.target) else {
+            return;
+        };
+        let targets = lock(&self.targets);
+        let fits = |home: &&Home| {
+            home.target().is_some_and(|watch| {
+                watch.namespace() == id.namespace()
+                    && watch.key() == Some(&*meant)
+                    && !watch.is_let_go()
+            })
+        };
+        let mut others = targets.iter().filter(|(uid, _)| *uid != pod_uid);
+        let home = others
+            .find_map(|(_, home)| Some(home).filter(fits))
+            .cloned();
+        drop(targets);
+        if let Some(home) = home {
+            self.ship_orphan_to(id, spool, home);
+        }
+    }
+
+    /// A pod's volume is not its home any more. Another may stand there: a pod whose volume in memory
+    /// came to rest and was written to.
+    fn forget_target(&self, pod_uid: &str, home: &Home) {
+        let mut targets = lock(&self.targets);
+        if targets.get(pod_uid).is_some_and(|held| held.is(home)) {
+            targets.remove(pod_uid);
         }
     }
 
@@ -159,20 +197,22 @@ impl Fleet {
             };
             let meant = spool.pod_note().and_then(|note| note.target);
             if meant.is_some() && meant.as_deref() == key {
-                self.ship_orphan_to(&id, spool, home.clone());
+                self.context.ship_orphan_to(&id, spool, home.clone());
             }
         }
     }
 
     /// Lets go of the volume that holds a pod's replicas as soon as nothing is on its way to it, at
-    /// the latest after the drain timeout: until then the kubelet cannot unmount it.
+    /// the latest after the drain timeout: until then the kubelet cannot unmount it. What other pods
+    /// left for it waits on then.
     pub(super) fn let_go_of_target(&self, pod_uid: &str) {
         let Some(home) = self.context.target_of(pod_uid) else {
             return;
         };
-        let (context, pod_uid) = (Arc::clone(&self.context), pod_uid.to_owned());
-        let until = Instant::now() + context.config.drain_timeout;
+        let (fleet, pod_uid) = (self.clone(), pod_uid.to_owned());
+        let until = Instant::now() + self.context.config.drain_timeout;
         tokio::spawn(async move {
+            let context = &fleet.context;
             let mut changes = context.board.changes();
             while context.is_used(&home) {
                 tokio::select! {
@@ -180,15 +220,14 @@ impl Fleet {
                     () = sleep_until(until) => break,
                 }
             }
-            // Another may stand there: a pod whose volume in memory came to rest and was written to.
-            let mut targets = lock(&context.targets);
-            if targets.get(&pod_uid).is_some_and(|held| held.is(&home)) {
-                targets.remove(&pod_uid);
-            }
-            drop(targets);
+            context.forget_target(&pod_uid, &home);
             if let Some(watch) = home.target() {
                 watch.let_go();
             }
+            // From here on nobody begins with it; whoever still has it cannot get on.
+            let mut users = fleet.handles(|_| true);
+            users.retain(|handle| handle.home.is(&home));
+            drain_all(&users, Ask::Release).await;
         });
     }
 }
