@@ -112,6 +112,8 @@ pub(crate) struct Upkeep {
     next: Option<(Timestamp, Chore)>,
     /// Chores that failed in a row, and until when none is tried.
     failures: u32,
+    /// What failed, the last of it last, until it works or is not wanted any more.
+    failing: Vec<Chore>,
     pause_until: Timestamp,
     /// What time it is, and where that was set forward.
     clock: ChainClock,
@@ -135,6 +137,7 @@ impl Upkeep {
             prune_at: None,
             next: Some((look_at, Chore::List)),
             failures: 0,
+            failing: Vec::new(),
             pause_until: now,
             clock: ChainClock::default(),
             jumps: Jumps::default(),
@@ -180,7 +183,7 @@ impl Upkeep {
 
     /// The time there was heard: what was due by another one may not be.
     pub(crate) fn heard(&mut self) {
-        self.worked();
+        self.plan();
     }
 
     /// Where the time was set forward.
@@ -239,13 +242,13 @@ impl Upkeep {
         }
         self.listing = Some(listing);
         self.prune_at = prune_at;
-        self.worked();
+        self.worked(Chore::List);
     }
 
     /// What was old beside the chain is gone; when the next of it is old.
     pub(crate) fn pruned(&mut self, next: Option<Timestamp>) {
         self.prune_at = next;
-        self.worked();
+        self.worked(Chore::Prune);
     }
 
     /// The replica is to be read back now: something is wrong with it, or what mends it is there.
@@ -256,10 +259,14 @@ impl Upkeep {
 
     /// A file was compacted, or a snapshot written.
     pub(crate) fn wrote(&mut self, file: ReplicaFile) {
+        let chore = match file.level {
+            Level::SNAPSHOT => Chore::Snapshot,
+            level => Chore::Compact(level),
+        };
         if let Some(listing) = &mut self.listing {
             listing.add(file);
         }
-        self.worked();
+        self.worked(chore);
     }
 
     /// Files were removed.
@@ -268,13 +275,13 @@ impl Upkeep {
             let gone = |file: &&ReplicaFile| !files.contains(file);
             *listing = listing.of(listing.files().iter().filter(gone).cloned());
         }
-        self.worked();
+        self.worked(Chore::Retain);
     }
 
     /// The replica was read back, whatever came of it.
     pub(crate) fn verified(&mut self, now: Timestamp) {
         self.verify_at = self.rhythm.verify.map(|every| now.later(every));
-        self.worked();
+        self.worked(Chore::Verify);
     }
 
     /// There is no place to look at what is read back: again soon.
@@ -306,29 +313,57 @@ impl Upkeep {
         self.plan();
     }
 
-    /// A chore failed; says how often in a row.
-    pub(crate) fn failed(&mut self, now: Timestamp) -> u32 {
+    /// Whether something failed and has not worked since.
+    pub(crate) fn is_failing(&self) -> bool {
+        !self.failing.is_empty()
+    }
+
+    /// A chore failed; says how often in a row, whatever worked beside it.
+    pub(crate) fn failed(&mut self, chore: Chore, now: Timestamp) -> u32 {
         let doubled = limits::UPKEEP_RETRY_MIN * 2_u32.saturating_pow(self.failures.min(10));
         self.pause_until = now.later(doubled.min(limits::UPKEEP_RETRY_MAX));
         self.failures = self.failures.saturating_add(1);
+        self.failing.retain(|other| *other != chore);
+        self.failing.push(chore);
         // Whatever was the matter: what is there now is the place to go on from.
         self.surprised(now);
         self.failures
     }
 
-    fn worked(&mut self) {
-        self.failures = 0;
+    /// Looking works on a share that refuses each write: only what failed shows that it works again.
+    fn worked(&mut self, chore: Chore) {
+        self.fails_only_if(|failing| *failing != chore);
         self.plan();
     }
 
+    fn fails_only_if(&mut self, still: impl FnMut(&Chore) -> bool) {
+        self.failing.retain(still);
+        if self.failing.is_empty() {
+            self.failures = 0;
+        }
+    }
+
     fn plan(&mut self) {
-        self.next = match &self.listing {
-            None => Some((self.look_at, Chore::List)),
-            Some(listing) => self
-                .due(&self.jumps.aged(listing))
-                .into_iter()
-                .min_by_key(|(at, _)| *at),
+        let Some(listing) = &self.listing else {
+            self.next = Some((self.look_at, Chore::List));
+            return;
         };
+        let due = self.due(&self.jumps.aged(listing));
+        self.fails_only_if(|failing| due.iter().any(|(_, chore)| chore == failing));
+        // What makes room on a full share is not kept waiting by what needs some.
+        let turn = |(at, chore): (Timestamp, Chore)| match self
+            .failing
+            .iter()
+            .position(|failing| *failing == chore)
+        {
+            Some(place) => (at.max(self.pause_until), place + 1, chore),
+            None => (at, 0, chore),
+        };
+        let first = due
+            .into_iter()
+            .map(turn)
+            .min_by_key(|(at, place, _)| (*at, *place));
+        self.next = first.map(|(at, _, chore)| (at, chore));
     }
 
     /// Everything that will be due, the more urgent first among equals.

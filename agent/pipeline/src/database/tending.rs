@@ -222,7 +222,7 @@ impl Database {
             }
             Err(error) => {
                 let text = error.text();
-                let failures = self.tending.upkeep.failed(now);
+                let failures = self.tending.upkeep.failed(chore, now);
                 if failures == 1 {
                     tracing::warn!(db = %self.id, stage = chore.as_str(), err = %text, "upkeep");
                 }
@@ -277,7 +277,7 @@ impl Database {
             Tended::Heard(_) => upkeep.heard(),
             // A chore for which there is nothing to do is not due again at once.
             Tended::Nothing if chore == Chore::Verify => upkeep.verified(now),
-            Tended::Nothing => drop(upkeep.failed(now)),
+            Tended::Nothing => drop(upkeep.failed(chore, now)),
             Tended::Surprised => upkeep.surprised(now),
             Tended::NotOurs { head } => {
                 tracing::warn!(db = %self.id, txid = %head, "somebody else writes to the replica");
@@ -414,11 +414,14 @@ impl Database {
             let millis = file.modified.millis().max(0).unsigned_abs();
             SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
         });
+        let fails = self.tending.upkeep.is_failing();
         self.update_replica(|replica| {
             replica.files = Some(files.len() as u64);
             replica.bytes = Some(files.iter().map(|file| file.bytes).sum());
             replica.snapshot_at = snapshot_at;
-            replica.error = None;
+            if !fails {
+                replica.error = None;
+            }
         });
     }
 }

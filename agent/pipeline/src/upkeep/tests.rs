@@ -83,7 +83,7 @@ fn after_a_failure_it_looks_anew_and_not_at_once() {
     upkeep.listed(Listing::new(vec![file(0, 1, 1, 0)]), Vec::new(), None);
     let mut waits = Vec::new();
     for _ in 0..20 {
-        upkeep.failed(at(1_000));
+        upkeep.failed(Chore::List, at(1_000));
         let (when, chore) = upkeep.next().unwrap();
         assert_eq!(chore, Chore::List);
         waits.push(at(1_000).until(when));
@@ -91,8 +91,67 @@ fn after_a_failure_it_looks_anew_and_not_at_once() {
     assert_eq!(waits[..3], [5, 10, 20].map(Duration::from_secs));
     assert_eq!(waits[19], limits::UPKEEP_RETRY_MAX);
     upkeep.listed(Listing::new(vec![file(0, 1, 1, 0)]), Vec::new(), None);
-    upkeep.failed(at(1_000));
+    upkeep.failed(Chore::List, at(1_000));
     assert_eq!(upkeep.next().unwrap().0, at(6_000), "it worked in between");
+}
+
+#[test]
+fn a_share_that_can_be_looked_at_and_not_written_to_is_tried_less_and_less() {
+    let mut upkeep = Upkeep::new(rhythm(), 0.0, at(0));
+    let mut now = at(MINUTE);
+    let held = || vec![file(9, 1, 1, 0), file(0, 2, 2, 1_000)];
+    let mut waits = Vec::new();
+    for failures in 1..=20 {
+        upkeep.listed(Listing::new(held()), Vec::new(), None);
+        let (due, chore) = upkeep.next().unwrap();
+        assert_eq!(chore, compact(1));
+        now = now.max(due);
+        assert_eq!(upkeep.failed(chore, now), failures);
+        assert!(upkeep.is_failing());
+        waits.push(now.until(upkeep.next().unwrap().0));
+    }
+    assert_eq!(waits[..3], [5, 10, 20].map(Duration::from_secs));
+    assert_eq!(waits[19], limits::UPKEEP_RETRY_MAX);
+    upkeep.listed(Listing::new(held()), Vec::new(), None);
+    upkeep.wrote(file(1, 2, 2, 1_000));
+    assert!(!upkeep.is_failing());
+}
+
+#[test]
+fn what_is_not_wanted_any_more_fails_no_more() {
+    let mut upkeep = Upkeep::new(rhythm(), 0.0, at(0));
+    upkeep.failed(compact(1), at(MINUTE));
+    upkeep.listed(
+        Listing::new(vec![file(9, 1, 1, 0), file(0, 1, 1, 0)]),
+        Vec::new(),
+        None,
+    );
+    assert!(!upkeep.is_failing(), "somebody else did it");
+}
+
+#[test]
+fn a_compaction_that_fails_does_not_keep_retention_waiting() {
+    let mut upkeep = Upkeep::new(rhythm(), 0.0, at(0));
+    // Level 1 has what went before, so those at level 0 go after their time; the last is unmerged.
+    let held = || {
+        vec![
+            file(9, 1, 1, 0),
+            file(1, 2, 2, 1_000),
+            file(0, 1, 1, 0),
+            file(0, 2, 2, 1_000),
+            file(0, 3, 3, MINUTE),
+        ]
+    };
+    upkeep.listed(Listing::new(held()), Vec::new(), None);
+    let later = at(60 * MINUTE);
+    let mut chores = Vec::new();
+    for _ in 0..6 {
+        let (_, chore) = upkeep.next().unwrap();
+        chores.push(chore);
+        upkeep.failed(chore, later);
+        upkeep.listed(Listing::new(held()), Vec::new(), None);
+    }
+    assert!(chores.contains(&Chore::Retain), "{chores:?}");
 }
 
 #[test]

@@ -225,7 +225,7 @@ impl Life {
             self.tend.compared = self.upkeep.compared();
             match self.tend.run(chore, now) {
                 Ok(tended) => self.take_in(chore, tended),
-                Err(_) if self.read_only => drop(self.upkeep.failed(now)),
+                Err(_) if self.read_only => drop(self.upkeep.failed(chore, now)),
                 Err(error) => panic!("{chore:?}: {error}"),
             }
             chores += 1;
