@@ -1,7 +1,8 @@
-//! kubectl and helm, as `tests/run setup` fetched them.
+//! kubectl, helm and promtool, as `tests/run setup` fetched them.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 use sqlrep_tests::process::output;
@@ -32,10 +33,27 @@ fn tool(name: &str) -> Result<PathBuf> {
 }
 
 fn stdout_of(command: &mut Command) -> Result<String> {
-    let output = output(command)?;
-    let words = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {words}");
+    said(command, output)
+}
+
+fn said(command: &mut Command, run: impl FnOnce(&mut Command) -> Result<Output>) -> Result<String> {
+    let output = run(command)?;
+    let [said, words] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    ensure!(output.status.success(), "{command:?}: {said}{words}");
     String::from_utf8(output.stdout).context("what was rendered is text")
+}
+
+/// What promtool says in a directory; an error when it is not content.
+pub(crate) fn promtool(dir: &Path, args: &[&str]) -> Result<String> {
+    stdout_of(Command::new(tool("promtool")?).args(args).current_dir(dir))
+}
+
+/// What promtool says of this input.
+pub(crate) fn promtool_reading(args: &[&str], input: File) -> Result<String> {
+    let mut command = Command::new(tool("promtool")?);
+    said(command.args(args).stdin(input), |command| {
+        Ok(command.output()?)
+    })
 }
 
 /// What `kubectl kustomize` makes of a directory.

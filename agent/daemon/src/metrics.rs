@@ -27,6 +27,8 @@ pub(crate) struct Snapshot {
     pub(crate) spool_bytes_max: u64,
     /// Databases that were not read to the end.
     pub(crate) unread_ends: u64,
+    /// When the last of those was noted.
+    pub(crate) last_unread_end: Option<SystemTime>,
     /// Calls on replicas.
     pub(crate) nfs: Vec<NfsCalls>,
     /// How long restores took.
@@ -46,6 +48,7 @@ impl Snapshot {
             spool_bytes: fleet.pending_bytes(),
             spool_bytes_max: config.spool_bytes_max,
             unread_ends: fleet.unread_ends(),
+            last_unread_end: fleet.last_unread_end(),
             nfs: fleet.nfs_calls(),
             restores: fleet.restore_durations(),
             now: Instant::now(),
@@ -99,7 +102,7 @@ fn out_of_sync(row: &DatabaseStatus, all: &Snapshot) -> bool {
     }
 }
 
-const PER_DATABASE: [PerDatabase; 28] = [
+const PER_DATABASE: [PerDatabase; 29] = [
     PerDatabase {
         name: "sqlrep_replica_lag_seconds",
         kind: Kind::Gauge,
@@ -127,7 +130,7 @@ const PER_DATABASE: [PerDatabase; 28] = [
     PerDatabase {
         name: "sqlrep_replica_out_of_sync",
         kind: Kind::Gauge,
-        help: "1 while the database is stalled, fenced or unsupported.",
+        help: "1 while the database is stalled, fenced or unsupported, or the replica root cannot be used.",
         value: |row, all| Some(out_of_sync(row, all).into()),
     },
     PerDatabase {
@@ -198,6 +201,12 @@ const PER_DATABASE: [PerDatabase; 28] = [
         kind: Kind::Gauge,
         help: "1 when SQLite could not be asked the last time, for lack of room or because it did not answer.",
         value: |row, _| Some(row.replica.not_checked.is_some().into()),
+    },
+    PerDatabase {
+        name: "sqlrep_replica_upkeep_failing",
+        kind: Kind::Gauge,
+        help: "1 from when a piece of upkeep failed until that works again.",
+        value: |row, _| Some(row.replica.error.is_some().into()),
     },
     PerDatabase {
         name: "sqlrep_replica_compactions_total",
@@ -327,6 +336,16 @@ pub(crate) fn render(all: &Snapshot) -> String {
     let help = "Databases that ended with their pod before they were read to the end.";
     heading(&mut page, unread, Kind::Counter, help);
     sample(&mut page, unread, "", float(all.unread_ends));
+    let name = "sqlrep_unread_end_timestamp_seconds";
+    heading(
+        &mut page,
+        name,
+        Kind::Gauge,
+        "When the last of those was noted; missing when there is none.",
+    );
+    if let Some(at) = all.last_unread_end {
+        sample(&mut page, name, "", seconds(at));
+    }
     timing::nfs(&mut page, &all.nfs);
     timing::restores(&mut page, &all.restores);
     states(&mut page, all);
@@ -420,6 +439,7 @@ mod tests {
             spool_bytes: 5,
             spool_bytes_max: 10 << 30,
             unread_ends: 0,
+            last_unread_end: None,
             nfs: vec![NfsCalls {
                 op: sqlrep_pipeline::NfsOp::Put,
                 took: Histogram {
@@ -547,6 +567,30 @@ mod tests {
             .collect();
         assert_eq!(out.len(), 1);
         assert!((out[0].1 - 1.0).abs() < 1e-9, "the living one is shown");
+    }
+
+    #[test]
+    fn an_end_that_was_not_read_has_its_time_and_upkeep_that_fails_is_shown() {
+        let mut failing = row("data.db", "p", State::Following);
+        failing.replica.error = Some("no space".to_owned());
+        let mut all = snapshot(vec![failing]);
+        let time = "sqlrep_unread_end_timestamp_seconds";
+        assert!(
+            !parse(&render(&all))
+                .iter()
+                .any(|(series, _)| series == time)
+        );
+        all.last_unread_end = Some(UNIX_EPOCH + Duration::from_secs(7));
+        let samples = parse(&render(&all));
+        let value = |name: &str| {
+            samples
+                .iter()
+                .find(|(series, _)| series.starts_with(name))
+                .unwrap()
+                .1
+        };
+        assert!((value(time) - 7.0).abs() < 1e-9);
+        assert!((value("sqlrep_replica_upkeep_failing{") - 1.0).abs() < 1e-9);
     }
 
     #[test]
