@@ -4,19 +4,19 @@
 //! on standard error, and only when none answers has the question failed. Connections last for one
 //! question: a cluster may have more nodes than this process should hold streams to.
 
+mod asking;
 mod watch;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
 use tokio::time::timeout;
 
 pub(crate) use self::watch::{News, Watches};
-pub(crate) use self::work::{Job, work};
+pub(crate) use self::work::{Group, Job, work};
 use crate::app::Context;
 use crate::client::{Client, Endpoint, Info};
 use crate::cluster::Cluster;
@@ -44,6 +44,8 @@ pub(crate) struct Agents {
     token: Option<OsString>,
     timeout: Option<Duration>,
     namespace: Option<String>,
+    /// How many did not answer the last question.
+    silent: AtomicUsize,
 }
 
 /// The way to one agent, or why there is none.
@@ -119,6 +121,7 @@ impl Agents {
             token,
             timeout: context.global.timeout,
             namespace: context.global.namespace.clone(),
+            silent: AtomicUsize::new(0),
         })
     }
 
@@ -164,10 +167,8 @@ impl Agents {
             cluster.token().await?;
         }
         let question = &question;
-        let asked = stream::iter(0..self.roads.len())
-            .map(|agent| async move { (agent, self.put(agent, question).await) })
-            .buffer_unordered(AT_ONCE);
-        let all: Vec<(usize, Result<T>)> = asked.collect().await;
+        let put = async move |agent| self.put(agent, question).await;
+        let all = asking::all(self.roads.len(), asking::bar(self.roads.len(), output), put).await;
         self.sort_out(all, output)
     }
 
@@ -230,6 +231,7 @@ impl Agents {
         }
         let node_of = |agent: usize| self.roads[agent].node.as_str();
         let answered: BTreeSet<&str> = answers.iter().map(|(agent, _)| node_of(*agent)).collect();
+        let mut silent = Vec::new();
         for (agent, failure) in &failures {
             let node = node_of(*agent);
             // A node that holds nothing of the caller's refuses; the others have answered for it.
@@ -242,10 +244,19 @@ impl Agents {
                     "node {node}: its next agent stands by until the one that answers has ended"
                 ));
             } else {
-                output.note(&format!("node {node}: {failure}"));
+                silent.push((node, failure));
             }
         }
+        asking::say(&silent, output);
+        self.silent.store(silent.len(), Ordering::Relaxed);
         Ok(answers)
+    }
+
+    /// In words, what is missing in the last answer.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let (silent, all) = (self.silent.load(Ordering::Relaxed), self.roads.len());
+        (silent > 0)
+            .then(|| format!("{silent} of {all} nodes did not answer: theirs is missing here"))
     }
 
     /// The databases of all agents.
@@ -343,7 +354,7 @@ impl Agents {
         references: &[Reference],
         all: bool,
         output: &mut Output,
-    ) -> Result<Vec<(Client, Vec<Id>)>> {
+    ) -> Result<Vec<Group>> {
         let seats = once(self.list(output).await?, Meant::Followed);
         let mut by_agent: BTreeMap<usize, Vec<Id>> = BTreeMap::new();
         for seat in crate::cmd::pick(&seats, references, all)? {
@@ -352,11 +363,8 @@ impl Agents {
                 .or_default()
                 .push(seat.database.id.clone());
         }
-        let mut found = Vec::new();
-        for (agent, ids) in by_agent {
-            found.push((self.client(agent).await?, ids));
-        }
-        Ok(found)
+        let groups = by_agent.into_iter();
+        Ok(groups.map(|(agent, ids)| Group::at(agent, ids)).collect())
     }
 
     /// The replicas that some references mean, and an agent that can read them.
@@ -365,11 +373,12 @@ impl Agents {
         references: &[Reference],
         all: bool,
         output: &mut Output,
-    ) -> Result<Vec<(Client, Vec<Id>)>> {
+    ) -> Result<Vec<Group>> {
         let replicas = self.replicas(output).await?;
         let picked = crate::cmd::pick(&replicas, references, all)?;
         let ids: Result<Vec<Id>> = picked.into_iter().map(Client::id_of).collect();
-        Ok(vec![(self.any(async |client| Ok(client)).await?, ids?)])
+        let reader = self.any(async |client| Ok(client)).await?;
+        Ok(vec![Group::of(reader, ids?)])
     }
 }
 

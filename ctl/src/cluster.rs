@@ -3,6 +3,7 @@
 //! The only room of kube in this crate (L10): what goes in and comes out are types of our own.
 
 mod forward;
+mod pods;
 mod survey;
 
 use std::path::PathBuf;
@@ -10,13 +11,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 pub(crate) use self::forward::Forward;
+use self::pods::AgentsPod;
 pub(crate) use self::survey::{OptedIn, Policies, Right, Rollout};
 use crate::args::Account;
 use crate::failure::{Failure, Result};
@@ -33,8 +35,8 @@ const TOKEN_SECONDS: i64 = 600;
 const TOKEN_FRESH: Duration = Duration::from_mins(5);
 /// The API answers in milliseconds, or it is not there.
 const ANSWER: Duration = Duration::from_secs(10);
-/// As many nodes as the largest clusters have.
-const AGENTS_MAX: u32 = 5000;
+/// Twice as many as the largest clusters have nodes: in a rollout some have two.
+const AGENTS_MAX: usize = 10_000;
 
 /// Which cluster, and who to be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,10 +89,17 @@ impl Cluster {
     /// All agents, by node.
     pub(crate) async fn agents(&self) -> Result<Vec<AgentPod>> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace());
-        let wanted = ListParams::default().labels(AGENTS).limit(AGENTS_MAX);
-        let found = answered("cannot list the agents", pods.list(&wanted)).await?;
+        let (mut found, mut from) = (Vec::new(), None);
+        loop {
+            let page = pods::page(&self.client, (self.namespace(), AGENTS), from);
+            let (some, rest) = answered("cannot list the agents", page).await?;
+            found.extend(some);
+            if rest.is_none() || found.len() >= AGENTS_MAX {
+                break;
+            }
+            from = rest;
+        }
         let mut agents: Vec<AgentPod> = found
-            .items
             .into_iter()
             .filter(|pod| pod.metadata.deletion_timestamp.is_none())
             .map(|pod| agent(&pods, pod))
@@ -190,16 +199,15 @@ async fn config(options: &Options) -> Result<Config> {
 }
 
 /// What a pod of ours tells of its agent.
-fn agent(pods: &Api<Pod>, pod: Pod) -> AgentPod {
-    let name = pod.metadata.name.clone().unwrap_or_default();
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    let phase = pod
-        .status
-        .and_then(|status| status.phase)
-        .unwrap_or_default();
+fn agent(pods: &Api<Pod>, pod: AgentsPod) -> AgentPod {
+    let (name, node, phase) = (
+        pod.metadata.name,
+        pod.spec.node_name.clone(),
+        pod.status.phase,
+    );
     let road = match (&node, phase.as_str()) {
         (Some(node), "Running") => {
-            let port = pod.spec.as_ref().and_then(forward::port_of);
+            let port = forward::port_of(&pod.spec);
             Ok(Forward::new(pods.clone(), node, &name, port))
         }
         (Some(_), _) => Err(format!("its agent, pod {name}, is {phase}")),

@@ -18,10 +18,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::agents::{Agents, Job, work};
+use crate::agents::{Agents, Group, Job, work};
 use crate::app::Context;
 use crate::args::{SeveralArgs, Verb};
-use crate::client::{Client, Step};
+use crate::client::Step;
 use crate::database::Id;
 use crate::failure::{Exit, Failure, Result};
 use crate::options;
@@ -216,21 +216,27 @@ async fn perform<J: Job, D>(
     let output = &mut context.output;
     let groups = agents.several(&args.references, args.all, output).await?;
     let mut outcomes = Outcomes::new();
-    carry_out(job, &groups, output, what, &mut outcomes, result).await?;
+    carry_out(
+        (&agents, job),
+        &groups,
+        (output, what),
+        &mut outcomes,
+        result,
+    )
+    .await?;
     Ok(outcomes)
 }
 
 /// Does the job and gathers what becomes of each database.
 async fn carry_out<J: Job, D>(
-    job: &J,
-    groups: &[(Client, Vec<Id>)],
-    output: &mut Output,
-    what: &str,
+    (agents, job): (&Agents, &J),
+    groups: &[Group],
+    (output, what): (&mut Output, &str),
     outcomes: &mut Outcomes<D>,
     result: impl Fn(J::Done) -> D,
 ) -> Result<()> {
     let bar = output.bar(what);
-    work(job, groups, |id, step| {
+    work(agents, job, groups, |id, step| {
         take(outcomes, output, &bar, id, step, &result);
     })
     .await

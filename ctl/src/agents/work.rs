@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use super::AT_ONCE;
+use super::{AT_ONCE, Agents};
 use crate::client::{Client, Step};
 use crate::database::Id;
 use crate::failure::{Failure, Result};
@@ -25,25 +25,65 @@ pub(crate) trait Job {
     ) -> Result<()>;
 }
 
+/// Databases of one agent.
+pub(crate) struct Group {
+    agent: Agent,
+    ids: Vec<Id>,
+}
+
+enum Agent {
+    /// Connected to for as long as its job takes: a cluster has more agents than a process has
+    /// descriptors.
+    Of(usize),
+    Here(Client),
+}
+
+impl Group {
+    /// Databases of the agent that has this index.
+    pub(super) fn at(agent: usize, ids: Vec<Id>) -> Self {
+        let agent = Agent::Of(agent);
+        Self { agent, ids }
+    }
+
+    /// Replicas that this one can read.
+    pub(super) fn of(client: Client, ids: Vec<Id>) -> Self {
+        let agent = Agent::Here(client);
+        Self { agent, ids }
+    }
+
+    async fn run<J: Job>(
+        &self,
+        agents: &Agents,
+        job: &J,
+        on: impl FnMut(&Id, Step<J::Done>) -> Result<()>,
+    ) -> Result<()> {
+        match &self.agent {
+            Agent::Of(agent) => job.run(&agents.client(*agent).await?, &self.ids, on).await,
+            Agent::Here(client) => job.run(client, &self.ids, on).await,
+        }
+    }
+}
+
 /// Does the job at all agents. One that fails fails its own databases; alone, the whole job.
 pub(crate) async fn work<J: Job>(
+    agents: &Agents,
     job: &J,
-    groups: &[(Client, Vec<Id>)],
+    groups: &[Group],
     on: impl FnMut(&Id, Step<J::Done>),
 ) -> Result<()> {
     let on = RefCell::new(on);
     let step = |id: &Id, step: Step<J::Done>| (on.borrow_mut())(id, step);
-    if let [(client, ids)] = groups {
-        let ended = job.run(client, ids, |id, what| {
+    if let [group] = groups {
+        let ended = group.run(agents, job, |id, what| {
             step(id, what);
             Ok(())
         });
         return ended.await;
     }
-    let (job, step) = (&job, &step);
-    let runs = groups.iter().map(|(client, ids)| async move {
-        let open = RefCell::new(ids.iter().collect::<BTreeSet<_>>());
-        let ended = job.run(client, ids, |id, what| {
+    let step = &step;
+    let runs = groups.iter().map(|group| async move {
+        let open = RefCell::new(group.ids.iter().collect::<BTreeSet<_>>());
+        let ended = group.run(agents, job, |id, what| {
             if !matches!(what, Step::Progress(..)) {
                 open.borrow_mut().remove(id);
             }

@@ -7,11 +7,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
+
+use super::pods::Spec;
 
 /// Where agents listen, unless their pod says otherwise.
 const PORT: u16 = 7077;
@@ -93,16 +95,16 @@ impl Forward {
 }
 
 /// The loopback port that the agent's container is told to listen on.
-pub(super) fn port_of(spec: &PodSpec) -> Option<u16> {
+pub(super) fn port_of(spec: &Spec) -> Option<u16> {
     let container = spec
         .containers
         .iter()
         .find(|container| container.name == "agent")
         .or(spec.containers.first())?;
-    let variables = container.env.iter().flatten();
+    let variables = container.env.iter();
     let listen = variables.filter(|variable| variable.name == "SQLREP_LISTEN");
     let values = listen.filter_map(|variable| variable.value.as_deref());
-    let arguments = container.command.iter().chain(&container.args).flatten();
+    let arguments = container.command.iter().chain(&container.args);
     arguments
         .map(String::as_str)
         .chain(values)
@@ -112,27 +114,23 @@ pub(super) fn port_of(spec: &PodSpec) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{Container, EnvVar};
-
+    use super::super::pods::{Container, Variable};
     use super::*;
 
-    fn spec(args: &[&str], env: Option<&str>) -> PodSpec {
-        let env = env.map(|value| {
-            vec![EnvVar {
-                name: "SQLREP_LISTEN".to_owned(),
-                value: Some(value.to_owned()),
-                value_from: None,
-            }]
+    fn spec(args: &[&str], env: Option<&str>) -> Spec {
+        let env = env.map(|value| Variable {
+            name: "SQLREP_LISTEN".to_owned(),
+            value: Some(value.to_owned()),
         });
         let agent = Container {
             name: "agent".to_owned(),
-            args: Some(args.iter().map(|&text| text.to_owned()).collect()),
-            env,
+            args: args.iter().map(|&text| text.to_owned()).collect(),
+            env: env.into_iter().collect(),
             ..Container::default()
         };
-        PodSpec {
+        Spec {
             containers: vec![Container::default(), agent],
-            ..PodSpec::default()
+            ..Spec::default()
         }
     }
 
@@ -146,6 +144,6 @@ mod tests {
         assert_eq!(port_of(&spec(&args, None)), Some(7001));
         let env = Some("unix:/x,127.0.0.1:7002");
         assert_eq!(port_of(&spec(&[], env)), Some(7002));
-        assert_eq!(port_of(&PodSpec::default()), None);
+        assert_eq!(port_of(&Spec::default()), None);
     }
 }

@@ -20,6 +20,9 @@ use super::{pick, txid_text};
 /// table, has some 80 characters.
 const STATE_CHARS_MAX: usize = 100;
 
+/// Rows that a terminal shows at once, or nearly so.
+const ROWS_SEEN: usize = 40;
+
 pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
     match options::source(&context.global, args.replica.as_ref(), &context.environment)? {
         Source::Replica(dir) => {
@@ -41,9 +44,10 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
             show_replicas(&replicas, args.format.format, context)
         }
         Source::Agents(reach) => {
-            let seats = converse(async {
+            let (seats, missing) = converse(async {
                 let agents = Agents::find(context, &reach).await?;
-                agents.list(&mut context.output).await
+                let seats = agents.list(&mut context.output).await?;
+                Ok((seats, agents.missing()))
             })?;
             let seats = match &args.reference {
                 Some(reference) => reference.several(&seats)?.into_iter().cloned().collect(),
@@ -52,7 +56,12 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
             let mut databases: Vec<Database> =
                 seats.into_iter().map(|seat: Seat| seat.database).collect();
             databases.sort_by(|one, two| (&one.id, &one.pod).cmp(&(&two.id, &two.pod)));
-            show(&databases, args.format.format, context)
+            let shown = show(&databases, args.format.format, context);
+            // Once more where it is seen: a long table hides what was said before it.
+            if let Some(missing) = missing.filter(|_| databases.len() > ROWS_SEEN) {
+                context.output.note(&missing);
+            }
+            shown
         }
     }
 }

@@ -189,8 +189,8 @@ fn from_agents(
             }
             groups => groups?,
         };
-        let (what, proven) = ("verifying", Proven::from);
-        carry_out(&job, &groups, output, what, &mut outcomes, proven).await
+        let shown = (output, "verifying");
+        carry_out((&agents, &job), &groups, shown, &mut outcomes, Proven::from).await
     })?;
     Ok(outcomes)
 }

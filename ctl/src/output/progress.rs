@@ -35,6 +35,16 @@ impl Bar {
         self.0.tick();
     }
 
+    /// How many of all are done.
+    pub(crate) fn counted(&self, done: u64, total: u64) {
+        if self.0.length() != Some(total) {
+            self.0.set_length(total);
+            self.0
+                .set_style(style("{msg} [{bar:24}] {pos}/{len} {elapsed}"));
+        }
+        self.0.set_position(done);
+    }
+
     /// Names what is being worked on.
     pub(crate) fn name(&self, what: &str) {
         self.0.set_message(clean(what));

@@ -14,6 +14,7 @@ as a kubelet frames it (protocols v5 and v4.channel.k8s.io). What it says comes 
     gate      whether a pod that is tried gets the gate
     accounts  {"namespace/name": token}; others are not found
     refused   permissions that nobody has: "verb resource"
+    page      how many pods of agents are in one answer
     protocol  the web socket protocol that is spoken
 
 The port is printed when it listens. It ends with its standard input. Standard library only.
@@ -49,8 +50,8 @@ def refuse(handler, code, message):
     reply(handler, code, {**status, "code": code, "message": message, "reason": reason})
 
 
-def listed(handler, kind, version, items):
-    reply(handler, 200, {"kind": kind, "apiVersion": version, "metadata": {}, "items": items})
+def listed(handler, kind, version, items, metadata={}):
+    reply(handler, 200, {"kind": kind, "apiVersion": version, "metadata": metadata, "items": items})
 
 
 def agent_pod(agent):
@@ -130,7 +131,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif path == "/api/v1/namespaces/sqlrep/pods":
             wanted = "app.kubernetes.io/name=sqlrep,app.kubernetes.io/component=agent"
             found = WORLD["agents"] if labels == wanted else []
-            listed(self, "PodList", "v1", [agent_pod(agent) for agent in found])
+            page = WORLD.get("page", len(found) or 1)
+            begin = int(urllib.parse.parse_qs(url.query).get("continue", ["0"])[0])
+            rest = {"continue": str(begin + page)} if begin + page < len(found) else {}
+            found = found[begin : begin + page]
+            listed(self, "PodList", "v1", [agent_pod(agent) for agent in found], rest)
         elif path == "/api/v1/pods" and labels == "sqlrep.io/replicate=true":
             listed(self, "PodList", "v1", WORLD.get("pods", []))
         elif path == "/apis/apps/v1/deployments":

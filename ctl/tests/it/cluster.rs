@@ -187,6 +187,74 @@ fn an_agent_that_stands_by_in_a_rollout_is_one_line_and_no_failure() {
 }
 
 #[test]
+fn agents_are_found_in_pages_and_many_silent_ones_are_few_lines() {
+    let three = Three::start();
+    let mut world = three.world();
+    world["page"] = 2.into();
+    let agents = world["agents"].as_array_mut().unwrap();
+    let dead =
+        |n: usize| json!({"node": format!("x{n:02}"), "pod": format!("x{n}"), "socket": null});
+    agents.splice(1..1, (0..14).map(dead));
+    let run = Cluster::start(&world).ask(&["list"]);
+    assert_eq!(run.exit, 0, "{run:?}");
+    assert!(
+        run.out.contains("surmai") && run.out.contains("vault"),
+        "{run:?}"
+    );
+    let lines: Vec<&str> = run.err.lines().collect();
+    assert_eq!(lines.len(), 11, "{run:?}");
+    assert!(
+        lines[0].starts_with("node n3: ") && lines[1].starts_with("node x00: "),
+        "{run:?}"
+    );
+    assert_eq!(
+        lines[10],
+        "5 more nodes did not answer: x09, x10, x11, x12, x13"
+    );
+}
+
+#[test]
+fn work_at_many_nodes_needs_few_descriptors() {
+    let fakes: Vec<Fake> = (0..90)
+        .map(|n| {
+            let name = format!("home/app{n}/data/app.db");
+            let done = v1::SyncResponse {
+                database: Some(id(&name)),
+                step: Some(v1::sync_response::Step::Done(v1::Shipped { txid: 7 })),
+            };
+            Fake::start(Script {
+                databases: vec![database(&name, v1::State::Following)],
+                sync: vec![Ok(done)],
+                ..Script::default()
+            })
+        })
+        .collect();
+    let agents = fakes.iter().enumerate();
+    let agents = agents.map(|(n, fake)| {
+        json!({"node": format!("n{n}"), "pod": format!("p{n}"), "socket": fake.socket()})
+    });
+    let world = json!({
+        "agents": agents.collect::<Vec<_>>(),
+        "accounts": {"sqlrep/sqlrepctl": TOKEN},
+    });
+    let cluster = Cluster::start(&world);
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "ulimit -n 84; exec \"$@\"",
+        "sh",
+        env!("CARGO_BIN_EXE_sqlrepctl"),
+    ]);
+    command.args(["sync", "--all", "-o", "json"]);
+    command
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .env_remove("SQLREP_AGENT");
+    let run = finished(command.output());
+    assert_eq!(run.exit, 0, "{run:?}");
+    assert_eq!(run.json().as_array().unwrap().len(), 90, "{run:?}");
+}
+
+#[test]
 fn a_node_that_hangs_does_not_hold_the_others_up_for_ever() {
     let three = Three::start();
     let mut world = three.world();

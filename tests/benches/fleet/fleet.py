@@ -169,4 +169,5 @@ def main():
     scale(per_commit)
 
 
-main()
+if __name__ == "__main__":
+    main()
