@@ -9,6 +9,7 @@ mod damage;
 mod demo;
 mod discovery;
 mod drain;
+mod fleet;
 mod golden;
 mod habits;
 mod handover;

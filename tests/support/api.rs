@@ -32,6 +32,8 @@ pub enum Trouble {
     Status(u16),
     /// Requests are read and never answered.
     Silent,
+    /// Nobody is there: each connection ends at once.
+    Away,
 }
 
 /// A running stand-in; ends when dropped.
@@ -60,8 +62,8 @@ struct State {
     cuts: u64,
     /// Bookmarks sent to every watch.
     bookmarks: u64,
-    /// Method, path and query of each request.
-    requests: Vec<String>,
+    /// When each request came; its method, path and query.
+    requests: Vec<(Instant, String)>,
     /// The tokens it knows, and whose they are.
     tokens: Vec<(String, String)>,
     /// What it was asked about somebody's permissions.
@@ -205,7 +207,18 @@ impl ApiServer {
 
     /// The requests so far, as `GET /path?query`.
     pub fn requests(&self) -> Vec<String> {
+        let arrivals = self.arrivals().into_iter();
+        arrivals.map(|(_, request)| request).collect()
+    }
+
+    /// The same, each with when it came.
+    pub fn arrivals(&self) -> Vec<(Instant, String)> {
         self.shared.state().requests.clone()
+    }
+
+    /// Bytes that stand-ins in this process have sent.
+    pub fn sent(&self) -> u64 {
+        http::SENT.load(Ordering::Relaxed)
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -234,7 +247,8 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
         let trouble = {
             let mut state = shared.state();
             let (method, target) = (&request.method, &request.target);
-            state.requests.push(format!("{method} {target}"));
+            let request = format!("{method} {target}");
+            state.requests.push((Instant::now(), request));
             state.trouble
         };
         match trouble {
@@ -246,6 +260,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
                 }
                 return Ok(());
             }
+            Trouble::Away => return Ok(()),
             Trouble::Status(code) => http::respond(&mut stream, code, &status(code, "trouble"))?,
             Trouble::None if request.query("watch") == Some("true".into()) => {
                 return watch(shared, &mut stream, &request);

@@ -11,6 +11,8 @@ mod pod;
 mod set;
 
 use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +34,11 @@ use set::PodSet;
 /// server too old for streaming lists ignores what it does not know, and never says that the list
 /// is whole.
 const STREAM_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bounds of how long one watch lasts before it is asked for anew, in seconds; the API's client takes
+/// no more. All agents of a cluster begin to watch at once when its API server was restarted: with one
+/// and the same time they would come back together ever after.
+const WATCH_SECONDS: Range<u64> = 190..290;
 
 /// The way to an API server.
 #[derive(Clone)]
@@ -159,7 +166,8 @@ impl Watch {
     fn watch(&mut self) -> Told {
         let mut config = watcher::Config::default()
             .fields(&format!("spec.nodeName={}", self.node_name))
-            .labels(policy::REPLICATE);
+            .labels(policy::REPLICATE)
+            .timeout(watch_seconds());
         self.stream_until = None;
         if self.lists == Lists::Streamed {
             config = config.streaming_lists();
@@ -223,6 +231,14 @@ impl Watch {
     }
 }
 
+/// A time of this watch's own.
+fn watch_seconds() -> u32 {
+    // Each has keys of its own, by chance.
+    let dice = RandomState::new().build_hasher().finish();
+    let seconds = WATCH_SECONDS.start + dice % (WATCH_SECONDS.end - WATCH_SECONDS.start);
+    seconds.try_into().unwrap_or(u32::MAX)
+}
+
 /// What a server that could stream lists says when its own store cannot (an old etcd).
 const STORE_TOO_OLD: &str = "RequestWatchProgress";
 
@@ -244,6 +260,17 @@ mod tests {
     fn said(code: u16, message: &str) -> watcher::Error {
         let status = serde_json::json!({"code": code, "message": message});
         watcher::Error::WatchError(serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn watches_do_not_all_last_the_same_time() {
+        let times: std::collections::BTreeSet<u32> = (0..200).map(|_| watch_seconds()).collect();
+        assert!(times.len() > 40, "{times:?}");
+        assert!(
+            times
+                .iter()
+                .all(|time| WATCH_SECONDS.contains(&u64::from(*time)))
+        );
     }
 
     #[test]

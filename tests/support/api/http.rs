@@ -1,7 +1,8 @@
 //! As much of HTTP/1.1 as one client needs.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -115,6 +116,14 @@ pub(super) fn read(stream: &mut TcpStream) -> Result<Option<Request>> {
     Ok(Some(request))
 }
 
+/// Bytes sent so far.
+pub(super) static SENT: AtomicU64 = AtomicU64::new(0);
+
+fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    SENT.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    stream.write_all(bytes)
+}
+
 /// A whole answer.
 pub(super) fn respond(stream: &mut TcpStream, code: u16, body: &Value) -> Result<()> {
     let body = serde_json::to_vec(body)?;
@@ -122,30 +131,33 @@ pub(super) fn respond(stream: &mut TcpStream, code: u16, body: &Value) -> Result
         "HTTP/1.1 {code} -\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    Ok(stream.write_all(&[head.as_bytes(), &body].concat())?)
+    Ok(send(stream, &[head.as_bytes(), &body].concat())?)
 }
 
 /// The head of an answer that goes on.
 pub(super) fn begin_chunks(stream: &mut TcpStream) -> Result<()> {
     let head =
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
-    Ok(stream.write_all(head.as_bytes())?)
+    Ok(send(stream, head.as_bytes())?)
 }
 
 /// One event, on a line of its own.
 pub(super) fn chunk(stream: &mut TcpStream, event: &Value) -> Result<()> {
     let line = format!("{event}\n");
-    Ok(stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?)
+    Ok(send(
+        stream,
+        format!("{:x}\r\n{line}\r\n", line.len()).as_bytes(),
+    )?)
 }
 
 /// A proper end.
 pub(super) fn end_chunks(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"0\r\n\r\n")?;
+    send(stream, b"0\r\n\r\n")?;
     Ok(stream.shutdown(Shutdown::Both)?)
 }
 
 /// An improper one: half an event.
 pub(super) fn cut(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"40\r\n{\"type\":\"ADDED\",\"obj")?;
+    send(stream, b"40\r\n{\"type\":\"ADDED\",\"obj")?;
     Ok(stream.shutdown(Shutdown::Both)?)
 }
