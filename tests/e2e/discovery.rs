@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sqlrep_tests::{Pod, PodOptions, Sqlite, Workload, image, pod, scenario, wait};
 
@@ -200,6 +200,48 @@ fn a_healthy_agent_serves_its_health_and_its_figures() {
         for name in ["sqlrep_replica_lag_seconds", "sqlrep_spool_bytes"] {
             ensure!(metrics.contains(name), "no {name} in\n{metrics}");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn each_line_of_a_json_log_is_an_object_and_says_which_database_and_stage() {
+    scenario("json", binaries(), |world| -> Result<()> {
+        let mut options = sqlrep_tests::AgentOptions::default().flag("--log-format", "json");
+        let level = "sqlrep=debug,sqlrep_pipeline=debug,sqlrep_daemon=debug";
+        options.env.push(("RUST_LOG".into(), level.into()));
+        let agent = world.agent_with(options)?;
+        let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
+        agent.ctl().sync(&scene.reference)?;
+        let mut log = String::new();
+        wait("the stages were run", || {
+            log = agent.log()?;
+            let stages = ["decide", "settle", "ship", "snapshot"];
+            let run =
+                |stage: &str| log.contains(&format!("\"stage\":\"{stage}\",\"name\":\"stage\""));
+            Ok(stages.iter().all(|stage| run(stage)))
+        })?;
+        agent.terminate()?;
+        let mut shipped = false;
+        for line in log.lines() {
+            let line: serde_json::Value =
+                serde_json::from_str(line).with_context(|| line.to_owned())?;
+            ensure!(
+                line["timestamp"].is_string() && line["level"].is_string(),
+                "{line}"
+            );
+            if line["fields"]["message"] == "ran" && line["span"]["stage"] == "ship" {
+                shipped = true;
+                ensure!(line["fields"]["elapsed_ms"].is_u64(), "{line}");
+                let outer = &line["spans"][0];
+                ensure!(outer["db"] == "default/app/data/app.db", "{line}");
+                ensure!(
+                    outer["pod"].is_string() && outer["volume"] == "data",
+                    "{line}"
+                );
+            }
+        }
+        ensure!(shipped, "no run of a stage was told");
         Ok(())
     });
 }

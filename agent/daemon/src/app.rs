@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adopt::{Adoption, Context, Notes, Signals};
 use crate::auth::{ApiJudge, Door};
-use crate::cli::complain;
 use crate::cluster::Cluster;
 use crate::config::{Auth, Config, Listen, PodsSource, TlsFiles};
 use crate::events::{self, Notices};
@@ -24,6 +23,7 @@ use crate::listen::{self, UnixSocket};
 use crate::root::RootWatch;
 use crate::rpc::{Node, Services};
 use crate::shutdown::{self, Stop, Until};
+use crate::telemetry::complain;
 use crate::{http, rpc, standby};
 
 /// Everything slow has threads of its own; what is left for tokio is little.

@@ -1,14 +1,14 @@
 //! From the arguments of a process to its exit code.
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::args::{Cli, Command, RewindArgs, RunArgs};
+use crate::args::{Cli, Command, LogFormat, RewindArgs, RunArgs};
 use crate::shutdown::Until;
+use crate::telemetry::complain;
 use crate::{app, demo, gate, telemetry};
 
 /// Wrong arguments or environment.
@@ -18,8 +18,14 @@ const EXIT_USAGE: u8 = 2;
 ///
 /// Exit codes: 0 done, 1 failed, 2 usage.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && telemetry::format_in(&args) == LogFormat::Json => {
+            telemetry::write_as(LogFormat::Json);
+            complain(error.to_string().trim_end());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
+        }
         Err(error) => {
             // Nobody is left to be told that the terminal is gone.
             drop(error.print());
@@ -38,6 +44,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run_agent(args: RunArgs, until: Until) -> ExitCode {
+    telemetry::write_as(args.log_format);
     match args.check() {
         Ok(config) => {
             telemetry::start(config.log_format);
@@ -74,10 +81,4 @@ fn quick_check(file: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Says on stderr why nothing was done.
-pub(crate) fn complain(message: &str) {
-    // Nobody is left to be told that the terminal is gone.
-    drop(writeln!(io::stderr(), "error: {message}"));
 }

@@ -24,12 +24,13 @@ use sqlrep_replica::{DbId, Manifest, OwnerState, Ownership};
 use sqlrep_spool::DatabaseSpool;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::decide::Decision;
 use crate::error::{Class, CommandError, StageError};
 use crate::fleet::Context;
 use crate::home::Home;
-use crate::lane::LaneError;
+use crate::lane::{LaneError, named, stage};
 use crate::progress::{Phase, Progress};
 use crate::remote::Remote;
 use crate::stage::capture::{Capture, Job, wall_now};
@@ -198,7 +199,8 @@ impl Database {
             actor.capture = actor.spawn_capture();
         }
         let capture = actor.capture.clone();
-        context.tracker.spawn(actor.run());
+        let span = named(&actor.id, &actor.volume.pod.name);
+        context.tracker.spawn(actor.run().instrument(span));
         Handle {
             id,
             volume: dir,
@@ -295,6 +297,7 @@ impl Database {
         Box::pin(async move {
             let decided = lane
                 .run(limits::LIST_TIMEOUT, move || settle.decide())
+                .instrument(stage("decide"))
                 .await;
             Outcome::Decided(
                 decided
@@ -308,7 +311,8 @@ impl Database {
         let (lane, settle) = (self.home.bulk().clone(), self.settle());
         Box::pin(async move {
             let job = move || settle.carry_out(decision, wall_now());
-            let settled = lane.run(limits::RESTORE_TIMEOUT, job).await;
+            let settled = lane.run(limits::RESTORE_TIMEOUT, job);
+            let settled = settled.instrument(stage("settle")).await;
             Outcome::Settled(
                 settled
                     .map_err(StageError::from)
@@ -321,7 +325,8 @@ impl Database {
         let (lane, settle) = (self.home.bulk().clone(), self.settle());
         Box::pin(async move {
             let job = move || settle.branch(owner, wall_now());
-            let settled = lane.run(limits::LIST_TIMEOUT, job).await;
+            let settled = lane.run(limits::LIST_TIMEOUT, job);
+            let settled = settled.instrument(stage("branch")).await;
             Outcome::Settled(
                 settled
                     .map_err(StageError::from)
@@ -337,6 +342,7 @@ impl Database {
         self.manifest.sending = saying;
         Box::pin(async move {
             let shipped = lane.run(limits::SHIP_TIMEOUT, move || target.ship(manifest));
+            let shipped = shipped.instrument(stage("ship"));
             Outcome::Shipped(shipped.await.unwrap_or_else(|error: LaneError| Batch {
                 end: End::Failed(error.into()),
                 ..Batch::default()

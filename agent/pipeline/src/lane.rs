@@ -12,10 +12,12 @@ use std::pin::Pin;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use sqlrep_replica::DbId;
 use tokio::sync::oneshot;
 use tower::{Service, ServiceBuilder, ServiceExt};
+use tracing::Span;
 
 use crate::limits;
 
@@ -86,6 +88,27 @@ pub enum LaneError {
     },
 }
 
+/// The span of a database; `pod` is the name of its pod.
+pub(crate) fn named(id: &DbId, pod: &str) -> Span {
+    tracing::debug_span!("database", db = %id, ns = id.namespace(), pod, volume = id.volume())
+}
+
+/// The span of one run of a stage, within that of its database: what is logged below names neither.
+pub(crate) fn stage(name: &'static str) -> Span {
+    tracing::debug_span!("stage", stage = name)
+}
+
+/// Runs a job, and says how long that took, if anybody wants to know.
+fn timed<T>(job: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let done = job();
+    if !Span::current().is_disabled() {
+        let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(elapsed_ms, "ran");
+    }
+    done
+}
+
 /// A handle on a lane; clones share its threads, which end with the last clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
@@ -114,9 +137,10 @@ impl Lane {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LaneError> {
         let (sender, receiver) = oneshot::channel();
+        let span = Span::current();
         let job: Job = Box::new(move || {
             // A caller that gave up has dropped its end; the result is of no use to anybody.
-            drop(sender.send(job()));
+            drop(sender.send(span.in_scope(|| timed(job))));
         });
         let service = ServiceBuilder::new()
             .timeout(deadline)

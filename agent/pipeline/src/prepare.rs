@@ -8,12 +8,14 @@ use sqlrep_format::Txid;
 use sqlrep_replica::owner::{self, WriterId};
 use sqlrep_replica::{DbId, OwnerState, Store, rfc3339};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::error::{PrepareError, StageError};
 use crate::fleet::targets::Compared;
 use crate::fleet::{Context, Fleet, note};
 use crate::handover::{self, Holder, Verdict, verdict, why_here};
 use crate::home::Home;
+use crate::lane::{named, stage};
 use crate::stage::capture::wall_now;
 use crate::stage::elsewhere::{elsewhere, newer};
 use crate::stage::restore::{Candidate, Claimant, RestoredDatabase, candidates, restore_and_claim};
@@ -254,11 +256,13 @@ impl Fleet {
             row.state = State::Restoring;
             (row.reason, row.hint) = (None, None);
         });
-        let (context, volume) = (Arc::clone(&self.context), volume.clone());
         let id = candidate.id.clone();
+        let span = named(&id, &volume.pod.name);
+        let (context, volume) = (Arc::clone(&self.context), volume.clone());
         let place = home.clone();
         let job = move || restore_one(&context, &place, &volume, &candidate);
-        let restored = home.bulk().run(limits::RESTORE_TIMEOUT, job).await;
+        let restored = home.bulk().run(limits::RESTORE_TIMEOUT, job);
+        let restored = restored.instrument(stage("restore")).instrument(span).await;
         let restored = restored
             .map_err(StageError::from)
             .and_then(|restored| restored)

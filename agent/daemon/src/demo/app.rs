@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sqlrep_pipeline::demo::{digest, write};
 
 use crate::args::DemoAppArgs;
-use crate::cli::complain;
+use crate::telemetry::complain;
 
 /// Rows and a digest over all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,4 +7,5 @@
 mod agent;
 mod caller;
 mod contract;
+mod log;
 mod wire;

@@ -10,12 +10,14 @@ use sqlrep_format::{Timestamp, Txid};
 use sqlrep_replica::{DbId, ReplicaFile};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::{Database, Ending, Place};
 use crate::clock::Reading;
 use crate::error::{CommandError, StageError};
 use crate::fleet::Context;
 use crate::inspect::{self, QuickCheck};
+use crate::lane::stage;
 use crate::limits;
 use crate::stage::capture::{Capture, wall_now};
 use crate::stage::scrub::Damage;
@@ -150,7 +152,8 @@ impl Database {
         let lane = self.home.upkeep().clone();
         self.tending.work = Some(Box::pin(async move {
             let job = move || tend.run(chore, now);
-            let done = lane.run(limits::RESTORE_TIMEOUT, job).await;
+            let done = lane.run(limits::RESTORE_TIMEOUT, job);
+            let done = done.instrument(stage(chore.as_str())).await;
             (chore, done.map_err(StageError::from).and_then(|done| done))
         }));
     }
