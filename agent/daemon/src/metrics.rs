@@ -98,7 +98,7 @@ fn out_of_sync(row: &DatabaseStatus, all: &Snapshot) -> bool {
         | State::Snapshotting
         | State::Following
         | State::Draining
-        | State::Gone => all.root.problem.is_some(),
+        | State::Gone => all.root.problem.is_some() && !row.in_volume,
     }
 }
 
@@ -130,7 +130,7 @@ const PER_DATABASE: [PerDatabase; 29] = [
     PerDatabase {
         name: "sqlrep_replica_out_of_sync",
         kind: Kind::Gauge,
-        help: "1 while the database is stalled, fenced or unsupported, or the replica root cannot be used.",
+        help: "1 while the database is stalled, fenced or unsupported, or the root that its replica is on cannot be used.",
         value: |row, all| Some(out_of_sync(row, all).into()),
     },
     PerDatabase {
@@ -591,6 +591,22 @@ mod tests {
         };
         assert!((value(time) - 7.0).abs() < 1e-9);
         assert!((value("sqlrep_replica_upkeep_failing{") - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_root_that_is_away_is_nothing_to_a_replica_in_a_volume_of_its_pod() {
+        let mut own = row("own.db", "p", State::Following);
+        own.in_volume = true;
+        let mut all = snapshot(vec![own, row("data.db", "p", State::Following)]);
+        all.root.problem = Some("not mounted".to_owned());
+        let samples = parse(&render(&all));
+        let out = samples
+            .iter()
+            .filter(|(series, _)| series.starts_with("sqlrep_replica_out"));
+        let out: Vec<_> = out
+            .map(|(series, value)| (series.contains("own.db"), *value > 0.5))
+            .collect();
+        assert_eq!(out, [(false, true), (true, false)]);
     }
 
     #[test]

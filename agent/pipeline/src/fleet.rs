@@ -367,8 +367,7 @@ impl Fleet {
         spool.note_pod(&note(volume))?;
         self.context.forget_restored(&volume.pod.uid, &id);
         self.context.board.remove(&key);
-        let row = DatabaseStatus::new(id.clone(), &volume.pod.name, &volume.pod.uid);
-        self.context.board.insert(&key, row);
+        self.context.board.insert(&key, volume.row(id.clone()));
         let handle = Database::start(
             &self.context,
             volume.clone(),
@@ -387,7 +386,7 @@ impl Fleet {
             return;
         };
         let key = Key::new(volume, path);
-        let mut row = DatabaseStatus::new(id, &volume.pod.name, &volume.pod.uid);
+        let mut row = volume.row(id);
         row.state = State::Unsupported;
         (row.reason, row.hint) = (Some(reason), Some(hint));
         if self.context.actors().contains_key(&key) {

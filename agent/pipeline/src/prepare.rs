@@ -240,8 +240,7 @@ impl Fleet {
     /// The key of a database that is not there yet, with a row on the board.
     fn row(&self, volume: &Volume, id: &DbId) -> Key {
         let key = Key::new(volume, id.path());
-        let row = crate::DatabaseStatus::new(id.clone(), &volume.pod.name, &volume.pod.uid);
-        self.context.board.insert(&key, row);
+        self.context.board.insert(&key, volume.row(id.clone()));
         key
     }
 

@@ -148,6 +148,8 @@ pub struct DatabaseStatus {
     pub pod: String,
     /// UID of the pod.
     pub pod_uid: String,
+    /// Whether its replica lies in a volume of its pod, and not on the agent's root.
+    pub in_volume: bool,
     /// Where it stands.
     pub state: State,
     /// Why it is stalled, fenced or unsupported.
@@ -189,6 +191,7 @@ impl DatabaseStatus {
             id,
             pod: pod.to_owned(),
             pod_uid: pod_uid.to_owned(),
+            in_volume: false,
             state: State::Found,
             reason: None,
             hint: None,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use sqlrep_replica::DbId;
 
+use crate::status::DatabaseStatus;
+
 /// The pod that a database belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodIdentity {
@@ -86,6 +88,13 @@ pub struct Volume {
 }
 
 impl Volume {
+    /// What is known of a database in it that was just seen.
+    pub(crate) fn row(&self, id: DbId) -> DatabaseStatus {
+        let mut row = DatabaseStatus::new(id, &self.pod.name, &self.pod.uid);
+        row.in_volume = self.target.is_some();
+        row
+    }
+
     /// Whether a database is one of this volume, whatever pod of its app it was written by.
     pub(crate) fn holds(&self, id: &DbId) -> bool {
         let pod = &self.pod;

@@ -146,7 +146,7 @@ pub(super) fn database(
 }
 
 /// State, reason and hint as a person should see them: a root that cannot be used stalls every
-/// replica, also those that have nothing to ship at the moment.
+/// replica on it, also those that have nothing to ship at the moment.
 fn standing(
     row: &DatabaseStatus,
     note: Option<String>,
@@ -163,7 +163,7 @@ fn standing(
         row.hint.clone().unwrap_or_default(),
     );
     match &root.problem {
-        Some(problem) if flows => {
+        Some(problem) if flows && !row.in_volume => {
             let advice = "mount the share, or point --replica-root at the right directory";
             (State::Stalled, problem.clone(), advice.to_owned())
         }

@@ -101,6 +101,7 @@ impl Context {
         tracing::error!(db = %id, "{reason}");
         let pod = spool.pod_note().map_or_else(String::new, |note| note.name);
         let mut row = DatabaseStatus::new(id.clone(), &pod, &key.pod_uid);
+        row.in_volume = true;
         row.state = State::Stalled;
         row.pending_bytes = pending;
         row.txid = spool.position().map(|position| position.txid);

@@ -104,6 +104,10 @@ fn a_root_that_cannot_be_used_stalls_what_follows_and_leaves_the_rest_as_it_is()
         shown(&row, &bad, None),
         (v1::State::Stalled, "not mounted".to_owned(), false)
     );
+    row.in_volume = true;
+    let elsewhere = (v1::State::Following, String::new(), true);
+    assert_eq!(shown(&row, &bad, None), elsewhere);
+    row.in_volume = false;
     row.state = State::Unsupported;
     row.reason = Some("journal_mode=delete".to_owned());
     let unsupported = (
