@@ -28,6 +28,9 @@ const PASSING: Duration = Duration::from_secs(2);
 /// file went to another name: then whoever follows that name waits until we let go.
 const UNLINKED_GRACE: Duration = Duration::from_secs(2);
 
+/// How long the files of a pod may be gone before it is known that the pod is.
+const GOING: Duration = Duration::from_secs(5);
+
 /// What a person or the actor asks of the thread.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -172,6 +175,7 @@ fn live(job: &Job, inbox: &Receiver<Command>) {
         inbox,
         pace: Pace::new(job.sync_interval),
         failing: None,
+        gone_at: None,
         unlinked_at: None,
         clock: ChainClock::default(),
     };
@@ -220,6 +224,8 @@ struct Thread<'a> {
     inbox: &'a Receiver<Command>,
     pace: Pace,
     failing: Option<Failing>,
+    /// Since when there is no file to attach to, although its pod seemed to stay.
+    gone_at: Option<Instant>,
     /// Since when the path leads nowhere.
     unlinked_at: Option<Instant>,
     clock: ChainClock,
@@ -247,10 +253,8 @@ impl Thread<'_> {
                     let removed = is_missing(&error);
                     if removed {
                         self.job.progress.update(|facts| facts.removed = true);
-                        // Its app deleted it, and what could not be read of it is not missed; unless
-                        // it went with its pod.
                         if !self.is_ending() {
-                            self.failing = None;
+                            self.gone_at.get_or_insert_with(Instant::now);
                         }
                     } else {
                         self.report(&error);
@@ -290,6 +294,7 @@ impl Thread<'_> {
         tracing::debug!(?start, "attached");
         let after = self.job.spool.position().map(|position| position.txid);
         self.failing = None;
+        self.gone_at = None;
         self.unlinked_at = None;
         let (uid, gid, mode) = session.ownership();
         self.job.progress.update(|facts| {
@@ -620,13 +625,25 @@ impl Thread<'_> {
         match self.attach() {
             Ok(session) => self.drain(session),
             Err(error) if is_missing(&error) => match self.failing.take() {
-                Some(failing) if failing.class != Class::Unsupported => Err(StageError::Ended {
-                    reason: format!("its files went before they could be read: {}", failing.text),
-                }),
+                Some(failing)
+                    if failing.class != Class::Unsupported && self.went_with_its_pod() =>
+                {
+                    Err(StageError::Ended {
+                        reason: format!(
+                            "its files went before they could be read: {}",
+                            failing.text
+                        ),
+                    })
+                }
                 _ => Ok(self.job.spool.position().map(|position| position.txid)),
             },
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the file was not deleted by its app, which would miss nothing of it.
+    fn went_with_its_pod(&self) -> bool {
+        self.gone_at.is_none_or(|at| at.elapsed() < GOING)
     }
 
     fn not_attached(&self) -> StageError {
