@@ -19,6 +19,11 @@ const PIECE_BYTES: usize = 256 * 1024;
 /// Pages go to the scratch file in runs of this size: one call for sixteen of the usual size.
 const RUN_BYTES: usize = 64 * 1024;
 
+/// So much of the scratch file may be older versions of pages at most, and of what is free on its disk
+/// no more than this part.
+const SPARE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+const SPARE_PART: u64 = 16;
+
 /// So much of the scratch file is kept for the next batch.
 const SCRATCH_KEPT_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -32,6 +37,8 @@ pub(crate) struct Pending {
     free: Vec<u32>,
     /// How many slots were ever used since the last clear.
     used: u32,
+    /// How many slots may be older versions; looked up once for each batch.
+    spare: Option<u32>,
     /// How many slots lie in memory at most.
     arena_slots: u32,
     pieces: Vec<Box<[u8]>>,
@@ -52,6 +59,7 @@ impl Pending {
             slots: HashMap::new(),
             free: Vec::new(),
             used: 0,
+            spare: None,
             arena_slots: u32::try_from(arena_bytes / page_size.bytes()).unwrap_or(u32::MAX),
             pieces: Vec::new(),
             scratch_dir: scratch_dir.to_owned(),
@@ -89,13 +97,7 @@ impl Pending {
         pgno: Pgno,
         fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let slot = if let Some(slot) = self.slots.get(&pgno) {
-            *slot
-        } else {
-            let slot = self.free.pop().unwrap_or_else(|| self.next_slot());
-            self.slots.insert(pgno, slot);
-            slot
-        };
+        let slot = self.slot_for(pgno);
         let written = self.write(slot, fill);
         if written.is_err() {
             // Half a page must not be found here.
@@ -103,6 +105,46 @@ impl Pending {
             self.free.push(slot);
         }
         written
+    }
+
+    /// Where the newest version of a page is put. One of which an older version lies in the scratch
+    /// file is put at its end instead of over that, as long as there is room: what goes to the end
+    /// goes in runs, and a busy database changes the same pages again and again.
+    fn slot_for(&mut self, pgno: Pgno) -> u32 {
+        let old = self.slots.get(&pgno).copied();
+        if let Some(slot) = old
+            && (self.is_at_hand(slot) || !self.may_append())
+        {
+            return slot;
+        }
+        let free = if self.may_append() {
+            None
+        } else {
+            self.free.pop()
+        };
+        let slot = free.unwrap_or_else(|| self.next_slot());
+        self.free.extend(old);
+        self.slots.insert(pgno, slot);
+        slot
+    }
+
+    /// Whether a slot lies in memory.
+    fn is_at_hand(&self, slot: u32) -> bool {
+        match self.place(slot) {
+            Place::Memory { .. } => true,
+            Place::Scratch { offset } => offset >= self.run.offset,
+        }
+    }
+
+    /// Whether the scratch file may grow by a page.
+    fn may_append(&mut self) -> bool {
+        let live = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        let (page_bytes, dir) = (self.page_size.bytes() as u64, &self.scratch_dir);
+        let spare = *self.spare.get_or_insert_with(|| {
+            let pages = spare_bytes(dir) / page_bytes;
+            u32::try_from(pages).unwrap_or(u32::MAX)
+        });
+        self.used < live.max(self.arena_slots).saturating_add(spare)
     }
 
     /// A slot that was never used.
@@ -176,6 +218,7 @@ impl Pending {
         self.slots.clear();
         self.free.clear();
         self.used = 0;
+        self.spare = None;
         self.run.clear();
         self.commit = None;
         // What is written over need not be allocated again.
@@ -319,6 +362,12 @@ impl Run {
     }
 }
 
+/// How much of that disk older versions of pages may take for a while.
+fn spare_bytes(dir: &Path) -> u64 {
+    let free = rustix::fs::statvfs(dir).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+    (free / SPARE_PART).min(SPARE_BYTES_MAX)
+}
+
 /// The scratch file, made in `dir` if there is none.
 fn opened<'a>(scratch: &'a mut Option<File>, dir: &Path) -> io::Result<&'a File> {
     let file = match scratch.take() {
@@ -403,6 +452,21 @@ mod tests {
     }
 
     #[test]
+    fn older_versions_take_no_more_room_than_is_set_aside_for_them() {
+        const PAGES: u32 = 400;
+        const SPARE: u32 = 300;
+        let (_dir, mut pending) = pending(3);
+        pending.spare = Some(SPARE);
+        for round in 0..=250 {
+            for number in 1..=PAGES {
+                put(&mut pending, number, round);
+            }
+        }
+        assert_eq!(pending.used, PAGES + SPARE);
+        assert!((1..=PAGES).all(|number| byte(&pending, number) == 250));
+    }
+
+    #[test]
     fn pages_in_runs_are_the_pages_that_were_put() {
         for page_bytes in [512, 4096, 65_536] {
             let dir = tempfile::tempdir().unwrap();
@@ -411,6 +475,7 @@ mod tests {
             let mut dice = Dice(u64::from(page_bytes));
             let mut expected = std::collections::BTreeMap::new();
             for round in 0..3 {
+                pending.spare = Some(100 * round);
                 for _ in 0..900 {
                     let number = 1 + dice.below(400);
                     let byte = u8::try_from(dice.below(255)).unwrap();
@@ -431,6 +496,12 @@ mod tests {
                         pending.commit_at(PageCount::new(size).unwrap());
                         expected.retain(|number, _| *number <= size);
                     }
+                    let most = 2 * pending.pages() + 5 * 3;
+                    assert!(
+                        pending.used as usize <= most.max(2 * 400),
+                        "{}",
+                        pending.used
+                    );
                 }
                 let numbers: Vec<u32> = pending.sorted().into_iter().map(Pgno::get).collect();
                 assert_eq!(numbers, expected.keys().copied().collect::<Vec<_>>());
