@@ -499,6 +499,12 @@ impl Fleet {
         self.context.board.changes()
     }
 
+    /// Rings when a database of [`Fleet::list`] comes, goes, is another state, has another number of
+    /// names, or was found damaged, it or its replica.
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.context.board.turns()
+    }
+
     /// What was last seen of the replica root.
     pub fn root(&self) -> RootHealth {
         self.context.root.health()

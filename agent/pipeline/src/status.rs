@@ -211,6 +211,17 @@ impl DatabaseStatus {
         }
     }
 
+    /// What a person would want to hear of at once: how it stands, whether it has other names, and how
+    /// often it and its replica were found damaged. Files that come and go are none of it.
+    fn turn(&self) -> (State, u64, u64, u64) {
+        let ReplicaStatus {
+            damages,
+            database_damages,
+            ..
+        } = self.replica;
+        (self.state, self.names, damages, database_damages)
+    }
+
     /// How far the replica is behind now: the age of the oldest unshipped change, or zero.
     pub fn lag(&self, now: Instant) -> Duration {
         self.behind_since
@@ -224,6 +235,7 @@ impl DatabaseStatus {
 pub(crate) struct Board {
     rows: Arc<Mutex<BTreeMap<Key, DatabaseStatus>>>,
     version: Arc<watch::Sender<u64>>,
+    turns: Arc<watch::Sender<u64>>,
 }
 
 impl Default for Board {
@@ -238,6 +250,7 @@ impl Board {
         Self {
             rows: Arc::default(),
             version: Arc::new(watch::Sender::new(0)),
+            turns: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -277,6 +290,12 @@ impl Board {
         self.version.subscribe()
     }
 
+    /// Rings when a database took a turn: it came, it went, or what [`DatabaseStatus::turn`] tells is
+    /// another one.
+    pub(crate) fn turns(&self) -> watch::Receiver<u64> {
+        self.turns.subscribe()
+    }
+
     /// Adds a row unless it is there.
     pub(crate) fn insert(&self, key: &Key, row: DatabaseStatus) {
         let is_new = match self.rows().entry(key.clone()) {
@@ -287,27 +306,27 @@ impl Board {
             Entry::Occupied(_) => false,
         };
         if is_new {
-            self.ring();
+            self.ring(true);
         }
     }
 
     /// Puts a row where there may be another one.
     pub(crate) fn put(&self, key: &Key, row: DatabaseStatus) {
         self.rows().insert(key.clone(), row);
-        self.ring();
+        self.ring(true);
     }
 
     /// Takes a row away.
     pub(crate) fn remove(&self, key: &Key) {
         let was_there = self.rows().remove(key).is_some();
         if was_there {
-            self.ring();
+            self.ring(true);
         }
     }
 
     /// Changes a row, if it is there, and rings when something changed.
     pub(crate) fn update(&self, key: &Key, change: impl FnOnce(&mut DatabaseStatus)) {
-        let changed = {
+        let (changed, turned) = {
             let mut rows = self.rows();
             let Some(row) = rows.get_mut(key) else { return };
             let before = row.clone();
@@ -322,16 +341,19 @@ impl Board {
                     "state"
                 );
             }
-            before != *row
+            (before != *row, before.turn() != row.turn())
         };
         if changed {
-            self.ring();
+            self.ring(turned);
         }
     }
 
-    fn ring(&self) {
-        self.version
-            .send_modify(|version| *version = version.wrapping_add(1));
+    fn ring(&self, turned: bool) {
+        let next = |version: &mut u64| *version = version.wrapping_add(1);
+        self.version.send_modify(next);
+        if turned {
+            self.turns.send_modify(next);
+        }
     }
 
     fn rows(&self) -> MutexGuard<'_, BTreeMap<Key, DatabaseStatus>> {
@@ -339,5 +361,37 @@ impl Board {
         self.rows
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_come_and_go_are_no_turn() {
+        let board = Board::new();
+        let id: DbId = "ns/app/data/app.db".parse().unwrap();
+        let key = Key {
+            pod_uid: "uid".to_owned(),
+            volume: "data".to_owned(),
+            path: "app.db".into(),
+        };
+        let (changes, turns) = (board.changes(), board.turns());
+        let rung = || (*changes.borrow(), *turns.borrow());
+        board.insert(&key, DatabaseStatus::new(id.clone(), "pod", "uid"));
+        assert_eq!(rung(), (1, 1));
+        board.update(&key, |row| row.counters.shipped_files += 1);
+        assert_eq!(rung(), (2, 1));
+        board.update(&key, |row| row.state = State::Following);
+        board.update(&key, |row| row.names = 2);
+        board.update(&key, |row| row.replica.damages += 1);
+        board.update(&key, |row| row.replica.database_damages += 1);
+        assert_eq!(rung(), (6, 5));
+        board.update(&key, |_| {});
+        assert_eq!(rung(), (6, 5));
+        board.put(&key, DatabaseStatus::new(id, "pod", "uid"));
+        board.remove(&key);
+        assert_eq!(rung(), (8, 7));
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Notice, Notices, PodName, Reason};
 use crate::adopt::Notes;
 
-/// The rest between two looks: a busy list changes with every file that is shipped.
+/// The rest between two looks: what happens at once is told at once.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Lag grows without a change of the list.
 const LOOK_AT_LAG: Duration = Duration::from_secs(15);
@@ -26,12 +26,12 @@ pub(crate) async fn watch_board(
     notices: Notices,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut changes = fleet.changes();
+    let mut turns = fleet.turns();
     let mut seen = Seen::default();
     let watch = async {
         loop {
-            // The list lives as long as the fleet that we hold: it changes, or the time is over.
-            drop(tokio::time::timeout(LOOK_AT_LAG, changes.changed()).await);
+            // The list lives as long as the fleet that we hold: it took a turn, or the time is over.
+            drop(tokio::time::timeout(LOOK_AT_LAG, turns.changed()).await);
             let is_ungated = |uid: &str| notes.is_ungated(uid);
             let news = fleet.look(|rows| seen.look(rows, is_ungated, Instant::now()));
             for notice in news {
