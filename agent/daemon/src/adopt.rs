@@ -172,8 +172,8 @@ impl<F: Flow> Adoption<F> {
     ) -> bool {
         let mut pulse = interval(PULSE);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut timer = None;
         loop {
-            let timer = self.next_timer();
             tokio::select! {
                 () = stop.cancelled() => return true,
                 event = events.recv() => match event {
@@ -187,8 +187,10 @@ impl<F: Flow> Adoption<F> {
                 _ = pulse.tick() => {
                     self.context.pulse.beat();
                     sqlrep_pipeline::give_back_memory();
+                    continue; // nothing is due at another time for that
                 }
             }
+            timer = self.next_timer();
         }
     }
 

@@ -505,6 +505,11 @@ impl Fleet {
         self.context.board.turns()
     }
 
+    /// Whether a database has something to ship.
+    pub fn is_behind(&self) -> bool {
+        self.context.board.is_behind()
+    }
+
     /// What was last seen of the replica root.
     pub fn root(&self) -> RootHealth {
         self.context.root.health()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -236,6 +237,8 @@ pub(crate) struct Board {
     rows: Arc<Mutex<BTreeMap<Key, DatabaseStatus>>>,
     version: Arc<watch::Sender<u64>>,
     turns: Arc<watch::Sender<u64>>,
+    /// How many rows are behind; changed under the lock of the rows.
+    behind: Arc<AtomicUsize>,
 }
 
 impl Default for Board {
@@ -251,6 +254,7 @@ impl Board {
             rows: Arc::default(),
             version: Arc::new(watch::Sender::new(0)),
             turns: Arc::new(watch::Sender::new(0)),
+            behind: Arc::default(),
         }
     }
 
@@ -296,30 +300,37 @@ impl Board {
         self.turns.subscribe()
     }
 
+    /// Whether a database has something to ship, without a look at each.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed) > 0
+    }
+
     /// Adds a row unless it is there.
     pub(crate) fn insert(&self, key: &Key, row: DatabaseStatus) {
-        let is_new = match self.rows().entry(key.clone()) {
-            Entry::Vacant(entry) => {
-                entry.insert(row);
-                true
-            }
-            Entry::Occupied(_) => false,
-        };
-        if is_new {
+        let mut rows = self.rows();
+        if let Entry::Vacant(entry) = rows.entry(key.clone()) {
+            self.count_behind(None, Some(&row));
+            entry.insert(row);
+            drop(rows);
             self.ring(true);
         }
     }
 
     /// Puts a row where there may be another one.
     pub(crate) fn put(&self, key: &Key, row: DatabaseStatus) {
-        self.rows().insert(key.clone(), row);
+        let mut rows = self.rows();
+        self.count_behind(rows.get(key), Some(&row));
+        rows.insert(key.clone(), row);
+        drop(rows);
         self.ring(true);
     }
 
     /// Takes a row away.
     pub(crate) fn remove(&self, key: &Key) {
-        let was_there = self.rows().remove(key).is_some();
-        if was_there {
+        let mut rows = self.rows();
+        if let Some(row) = rows.remove(key) {
+            self.count_behind(Some(&row), None);
+            drop(rows);
             self.ring(true);
         }
     }
@@ -331,6 +342,7 @@ impl Board {
             let Some(row) = rows.get_mut(key) else { return };
             let before = row.clone();
             change(row);
+            self.count_behind(Some(&before), Some(row));
             if before.state != row.state {
                 tracing::info!(
                     db = %row.id,
@@ -345,6 +357,16 @@ impl Board {
         };
         if changed {
             self.ring(turned);
+        }
+    }
+
+    fn count_behind(&self, before: Option<&DatabaseStatus>, after: Option<&DatabaseStatus>) {
+        let is_behind =
+            |row: Option<&DatabaseStatus>| row.is_some_and(|row| row.behind_since.is_some());
+        match (is_behind(before), is_behind(after)) {
+            (false, true) => drop(self.behind.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.behind.fetch_sub(1, Ordering::Relaxed)),
+            (false, false) | (true, true) => {}
         }
     }
 
@@ -393,5 +415,36 @@ mod tests {
         board.put(&key, DatabaseStatus::new(id, "pod", "uid"));
         board.remove(&key);
         assert_eq!(rung(), (8, 7));
+    }
+
+    #[test]
+    fn somebody_is_behind_as_long_as_a_row_says_so() {
+        let board = Board::new();
+        let row = |behind_since| DatabaseStatus {
+            behind_since,
+            ..DatabaseStatus::new("ns/app/data/app.db".parse().unwrap(), "pod", "uid")
+        };
+        let keys: Vec<Key> = ["a", "b", "c"]
+            .map(|path| Key {
+                pod_uid: "uid".to_owned(),
+                volume: "data".to_owned(),
+                path: path.into(),
+            })
+            .into();
+        let now = Some(Instant::now());
+        board.insert(&keys[0], row(None));
+        board.insert(&keys[0], row(now)); // it is there
+        assert!(!board.is_behind());
+        board.insert(&keys[1], row(now));
+        board.put(&keys[2], row(now));
+        board.put(&keys[2], row(now));
+        board.update(&keys[0], |row| row.behind_since = now);
+        assert!(board.is_behind());
+        board.update(&keys[0], |row| row.behind_since = None);
+        board.put(&keys[1], row(None));
+        assert!(board.is_behind());
+        board.remove(&keys[2]);
+        board.remove(&keys[2]);
+        assert!(!board.is_behind());
     }
 }
