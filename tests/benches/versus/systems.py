@@ -27,8 +27,8 @@ class System:
     def replica(self, number):
         return self.folder / "replica" / f"{number:04}.db"
 
-    def start(self, count):
-        pass
+    def start(self, count, sync="1s", level=None):
+        """Follows so many databases, cutting after `sync`; compacts each `level`, if not as by default."""
 
     def spawn(self, command, **options):
         self.begun = time.monotonic()
@@ -56,16 +56,17 @@ class Litestream(System):
 
     name = "litestream"
 
-    def start(self, count):
-        config = ["dbs:"]
+    def start(self, count, sync="1s", level=None):
+        config = ["levels:", f"  - interval: {level}"] if level else []
+        config += ["dbs:"]
         for number in range(count):
             config += [
                 f"  - path: {self.database(number)}",
-                "    monitor-interval: 1s",
+                f"    monitor-interval: {sync}",
                 "    replica:",
                 "      type: file",
                 f"      path: {self.replica(number)}",
-                "      sync-interval: 1s",
+                f"      sync-interval: {sync}",
             ]
         path = self.folder / "litestream.yml"
         path.write_text("\n".join(config) + "\n")
@@ -97,7 +98,7 @@ class Sqlrep(System):
     def replica(self, number):
         return self.folder / "replica" / "bench" / self.pod(number) / "data" / f"{number:04}.db"
 
-    def start(self, count):
+    def start(self, count, sync="1s", level=None):
         pods = self.folder / "pods"
         pods.mkdir(exist_ok=True)
         for number in range(0, count, self.PER_POD):
@@ -114,17 +115,18 @@ class Sqlrep(System):
             [self.programs.agent, "run", "--node-name", "bench", "--pods", f"dir:{pods}"]
             + ["--kubelet-root", self.folder / "kubelet", "--replica-root", self.folder / "replica"]
             + ["--state-dir", self.folder / "state", "--listen", f"unix:{self.folder / 's'}"]
-            + ["--sync-interval", "1s"]
+            + ["--sync-interval", sync]
+            + (["--levels", level] if level else [])
         )
 
     def restore(self, number, output):
         return [self.programs.ctl, "restore", "--replica", self.replica(number), "-o", output]
 
 
-def files_at(system, number):
-    """The finished level-0 files of a replica."""
+def files_at(system, number, level=0):
+    """The finished files of a level of a replica."""
     try:
-        names = os.listdir(system.replica(number) / "ltx" / "0")
+        names = os.listdir(system.replica(number) / "ltx" / str(level))
     except FileNotFoundError:
         return set()
     return {name for name in names if name.endswith(".ltx") and len(name) == 37}

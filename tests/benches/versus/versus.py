@@ -62,6 +62,7 @@ BOUNDS = {
     "restore_205_times_cp": "<= 1.5",
     "restore_821_times_cp": "<= 1.3",
     "restore_821_memory_mb": "<= 64",
+    "tail_times_compacted": "<= 1.2",
 }
 
 

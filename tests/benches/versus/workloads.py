@@ -312,18 +312,40 @@ def restore(system, quick):
 
 
 def long_tail(system, quick):
-    """A restore over many small level-0 files."""
+    """A restore over many small level-0 files, then over what they were compacted to."""
     count = 100 if quick else 1000
     database = system.database(0)
     app("fill", database, 64 << 20)
-    system.start(1)
+    system.start(1, sync="50ms", level="24h")
     if system.pid is None:
         return {}
     wait_quiet(system)
     tail(database, count, 0.12)
     wait_quiet(system)
-    files = len(files_at(system, 0))
-    took, peak, output = timed_restore(system, 0)
-    output.unlink()
+    files = files_at(system, 0)
+    took, peak = fastest_restore(system)
     system.stop()
-    return {"tail_files": files, "tail_restore_s": took, "tail_memory_mb": peak}
+    system.start(1, level="2s")
+    tail(database, 1, 0)  # what nobody writes to may be compacted later
+    newest = max(name[17:] for name in files)
+    wait_for("all is compacted", lambda: any(name[17:] >= newest for name in files_at(system, 0, level=1)))
+    wait_quiet(system)
+    compacted, _ = fastest_restore(system)
+    system.stop()
+    return {
+        "tail_files": len(files),
+        "tail_restore_s": took,
+        "tail_compacted_s": compacted,
+        "tail_times_compacted": took / compacted,
+        "tail_memory_mb": peak,
+    }
+
+
+def fastest_restore(system):
+    """The fastest of five: the disk of a machine that others share is the noise in it. And the memory."""
+    rounds = []
+    for _ in range(5):
+        took, peak, output = timed_restore(system, 0)
+        output.unlink()
+        rounds.append((took, peak))
+    return min(took for took, _ in rounds), max(peak for _, peak in rounds)
