@@ -354,6 +354,18 @@ fn what_was_not_shipped_in_time_waits_for_the_next_pod() {
     });
 }
 
+/// An agent with a share whose pod ended before its last commits were shipped, and how many there are
+/// at least.
+fn left(world: &World) -> Result<(Agent, PathBuf, Workload, (Scene, u64))> {
+    let options = AgentOptions::default().flag("--drain-timeout", "1s");
+    let (agent, nas) = (world.agent_with(options)?, share(world, "nas")?);
+    let workload = Workload::new(world.seed);
+    let (scene, mount, least) = unshipped(world, &agent, &nas, &workload, 100)?;
+    ends(&scene.pod, &mount)?;
+    agent.ctl().wait_state(&scene.reference, "stalled")?;
+    Ok((agent, nas, workload, (scene, least)))
+}
+
 /// What was left is on the replica, and nowhere else any more.
 fn went_out(
     world: &World,
@@ -376,12 +388,7 @@ fn went_out(
 #[test]
 fn what_was_left_goes_out_with_any_pod_that_brings_the_volume() {
     mounting("target-left-shared", |world| {
-        let options = AgentOptions::default().flag("--drain-timeout", "1s");
-        let (agent, nas) = (world.agent_with(options)?, share(world, "nas")?);
-        let workload = Workload::new(world.seed);
-        let (scene, mount, least) = unshipped(world, &agent, &nas, &workload, 100)?;
-        ends(&scene.pod, &mount)?;
-        agent.ctl().wait_state(&scene.reference, "stalled")?;
+        let (agent, nas, workload, (scene, least)) = left(world)?;
         // its app does not come back; another one has the same volume, if not the same replica
         let other = Pod::prepare(world, inline("other"))?;
         let _mount = Mount::bind(&nas, &other.below(INLINE))?;
@@ -406,12 +413,7 @@ fn what_was_left_goes_out_with_a_pod_that_has_the_volume_already() {
 #[test]
 fn what_was_left_waits_on_when_a_pod_brings_the_volume_in_vain() {
     mounting("target-left-vain", |world| {
-        let options = AgentOptions::default().flag("--drain-timeout", "1s");
-        let (agent, nas) = (world.agent_with(options)?, share(world, "nas")?);
-        let workload = Workload::new(world.seed);
-        let (scene, mount, least) = unshipped(world, &agent, &nas, &workload, 100)?;
-        ends(&scene.pod, &mount)?;
-        agent.ctl().wait_state(&scene.reference, "stalled")?;
+        let (agent, nas, workload, (scene, least)) = left(world)?;
         // another app brings the volume, in which that replica cannot be come by, and goes
         let other = Pod::prepare(world, inline("other"))?;
         let (kept, hidden) = (world.path("kept"), nas.join("app.db"));

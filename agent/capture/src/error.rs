@@ -106,7 +106,8 @@ pub enum Error {
         path: PathBuf,
     },
     /// Its `-wal` or `-shm` was deleted while it was in use. What is committed into the deleted one
-    /// is captured all the same; [`crate::Look::Replaced`] follows when somebody made a new one.
+    /// is captured all the same; [`crate::Look::Replaced`] follows when somebody made a new one, and
+    /// [`crate::Look::Closed`] when nobody has it open any more and nothing is missing in the database file.
     #[error(
         "the -wal or the -shm of {} was deleted while it was in use: processes that have it open \
          go on with the deleted one, and are captured; what they commit is lost to whoever opens \

@@ -64,10 +64,20 @@ pub(crate) fn is_locked(file: &File, bytes: Bytes) -> io::Result<bool> {
     Ok(exclusive_holder(file, bytes)?.is_some())
 }
 
+/// Whether somebody else holds any of the bytes, exclusively or with others.
+pub(crate) fn is_shared(file: &File, bytes: Bytes) -> io::Result<bool> {
+    Ok(holder(file, bytes, libc::F_WRLCK)?.is_some())
+}
+
 /// The process that holds any of the bytes exclusively; -1 when it is a lock of an open file, which
 /// is no process's own (`fcntl(2)`, `F_GETLK`).
 pub(crate) fn exclusive_holder(file: &File, bytes: Bytes) -> io::Result<Option<libc::pid_t>> {
-    let mut request = flock(libc::F_RDLCK, bytes);
+    holder(file, bytes, libc::F_RDLCK)
+}
+
+/// The process that keeps us from a lock of this kind, which is not taken.
+fn holder(file: &File, bytes: Bytes, kind: c_int) -> io::Result<Option<libc::pid_t>> {
+    let mut request = flock(kind, bytes);
     // SAFETY: `request` lives through the call, which writes a valid structure into it; the
     // descriptor is open as `file` is borrowed.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) };

@@ -288,6 +288,12 @@ impl Live {
         Ok(())
     }
 
+    /// Whether anybody has the `-shm` open, after [`disown`](Self::disown): each connection holds the
+    /// "dead man switch" byte of it for as long as it lives (<https://www.sqlite.org/walformat.html>).
+    pub(crate) fn is_open(&self) -> Result<bool, Error> {
+        ffi::is_shared(self.shm(), DMS_BYTE).map_err(Error::io("query locks of", self))
+    }
+
     /// Whether the database is in WAL mode still, which only locks of ours guarantee.
     pub(crate) fn is_wal(&self) -> Result<bool, Error> {
         let header = read_header(&self.db, &self.path())?;

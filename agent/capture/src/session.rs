@@ -166,7 +166,7 @@ impl Session {
             return Ok(Look::New);
         }
         if whereabouts == Whereabouts::Bare {
-            return self.look_bare();
+            return self.look_bare(&published);
         }
         let look = if self.live.is_at_work()? {
             if self.live.is_checkpoint_waited_for()? {
@@ -363,10 +363,14 @@ impl Session {
 /// The parts of the calls above.
 impl Session {
     /// Nothing new in a WAL that was deleted.
-    fn look_bare(&mut self) -> Result<Look, Error> {
+    fn look_bare(&mut self, published: &Published) -> Result<Look, Error> {
         self.live.disown()?;
         if !self.live.is_wal()? {
             return Ok(Look::Replaced); // by itself, in another journal mode
+        }
+        // Of an app that was killed before it copied its WAL the file is an older state.
+        if published.is_backfilled() && !self.live.is_open()? {
+            return Ok(Look::Closed);
         }
         Err(Error::Bare {
             path: self.live.path(),

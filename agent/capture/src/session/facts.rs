@@ -62,6 +62,10 @@ pub enum Look {
     New,
     /// The path leads to another file, or that of the `-wal` or `-shm` does: step and cut what is left here, then open that one.
     Replaced,
+    /// The `-wal` or the `-shm` was deleted, whoever had them open has closed the database, and all of
+    /// the deleted WAL is in the database file: open that anew, which makes the two again. Whoever
+    /// opens it, commits and closes it in between two looks leaves no other trace.
+    Closed,
     /// The path leads nowhere, or to another file while the `-wal` of this one is still beside it.
     /// What is left here can still be read.
     Unlinked,

@@ -389,6 +389,12 @@ impl Thread<'_> {
                     self.read_and_cut(session)?;
                     return Ok(false);
                 }
+                // Files are made anew then, which is not done where a pod is on its way out (L15).
+                Look::Closed if self.is_ending() => self.pace.failed(Instant::now()),
+                Look::Closed => {
+                    self.cut(session)?;
+                    return Ok(false);
+                }
             }
         }
         if self.pace.cut_due(Instant::now()) {

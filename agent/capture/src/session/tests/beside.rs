@@ -43,6 +43,7 @@ fn commits_into_a_deleted_wal_are_read_and_nothing_is_made_beside_it() {
     }
     let rows = app.rows();
     app.kill();
+    assert_bare(&mut session); // the file lacks what was committed
     // What a kubelet does last.
     delete(&bench, &[""]);
     assert_eq!(session.look().unwrap(), Look::Unlinked);
@@ -60,9 +61,10 @@ fn whoever_opens_the_database_anew_is_followed() {
         old.insert(3);
         bench.capture(&mut session);
         old.checkpoint("PASSIVE");
-        old.kill();
         delete(&bench, deleted);
         assert_bare(&mut session);
+        old.kill();
+        assert_eq!(session.look().unwrap(), Look::Closed, "{deleted:?}");
         let mut new = App::open(&bench.path(), &["PRAGMA wal_autocheckpoint=0"]);
         new.insert(30);
         assert_eq!(session.look().unwrap(), Look::Replaced, "{deleted:?}");
@@ -98,4 +100,40 @@ fn a_file_that_came_beside_the_wal_of_another_waits() {
     let mut app = App::plain(&bench.path());
     let session = bench.session();
     bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn what_was_committed_and_closed_between_two_looks_is_followed() {
+    for deleted in [&["-wal", "-shm"][..], &["-shm"], &["-wal"]] {
+        let mut bench = Bench::new();
+        let mut old = App::plain(&bench.path());
+        let mut session = bench.session();
+        old.insert(3);
+        bench.capture(&mut session);
+        delete(&bench, deleted);
+        assert_bare(&mut session);
+        old.insert(5);
+        bench.capture(&mut session);
+        assert_bare(&mut session);
+        old.checkpoint("PASSIVE");
+        assert_bare(&mut session);
+        old.kill();
+        let mut new = App::plain(&bench.path());
+        new.insert(7);
+        new.run("db.close()");
+        if deleted == ["-wal"] {
+            // They had the same -shm, which tells of a WAL that is not the deleted one.
+            assert_eq!(session.look().unwrap(), Look::New);
+            let error = session.step().unwrap_err();
+            assert!(error.needs_reopen(), "{error}");
+        } else {
+            assert_eq!(session.look().unwrap(), Look::Closed, "{deleted:?}");
+        }
+        drop(session);
+        let mut session = bench.session();
+        let mut new = App::plain(&bench.path());
+        new.insert(1);
+        bench.capture(&mut session);
+        bench.assert_equal(session, &mut new);
+    }
 }
