@@ -65,7 +65,7 @@ pub(crate) fn is_locked(file: &File, bytes: Bytes) -> io::Result<bool> {
 }
 
 /// Whether somebody else holds any of the bytes, exclusively or with others.
-pub(crate) fn is_shared(file: &File, bytes: Bytes) -> io::Result<bool> {
+pub(crate) fn is_taken(file: &File, bytes: Bytes) -> io::Result<bool> {
     Ok(holder(file, bytes, libc::F_WRLCK)?.is_some())
 }
 

@@ -291,7 +291,7 @@ impl Live {
     /// Whether anybody has the `-shm` open, after [`disown`](Self::disown): each connection holds the
     /// "dead man switch" byte of it for as long as it lives (<https://www.sqlite.org/walformat.html>).
     pub(crate) fn is_open(&self) -> Result<bool, Error> {
-        ffi::is_shared(self.shm(), DMS_BYTE).map_err(Error::io("query locks of", self))
+        ffi::is_taken(self.shm(), DMS_BYTE).map_err(Error::io("query locks of", self))
     }
 
     /// Whether the database is in WAL mode still, which only locks of ours guarantee.

@@ -366,8 +366,7 @@ impl Fleet {
         let spool = self.context.spool.database(&id, &volume.pod.uid)?;
         spool.note_pod(&note(volume))?;
         self.context.forget_restored(&volume.pod.uid, &id);
-        self.context.board.remove(&key);
-        self.context.board.insert(&key, volume.row(id.clone()));
+        self.context.board.put(&key, volume.row(id.clone()));
         let handle = Database::start(
             &self.context,
             volume.clone(),
@@ -392,8 +391,7 @@ impl Fleet {
         if self.context.actors().contains_key(&key) {
             return; // it is followed; its own actor says what is wrong with it
         }
-        self.context.board.remove(&key);
-        self.context.board.insert(&key, row);
+        self.context.board.put(&key, row);
     }
 
     /// Something may have been written. Never blocks.
