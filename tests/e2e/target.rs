@@ -34,8 +34,11 @@ impl Mount {
         Ok(Self(to.to_owned()))
     }
 
+    /// Again and again: it is refused while somebody writes in it, as the agent does now and then.
     fn read_only(&self) -> Result<()> {
-        mount(&["-o", "remount,bind,ro"], &[&self.0])
+        poll("the volume becomes read-only", PATIENCE, || {
+            mount(&["-o", "remount,bind,ro"], &[&self.0]).map(Some)
+        })
     }
 
     /// Whether it went: it does not while somebody has something open in it.
