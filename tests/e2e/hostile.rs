@@ -70,10 +70,11 @@ fn specials(dir: &Path, theirs: &Path) -> Result<()> {
     symlink("..", dir.join("up"))?;
     symlink("loop", dir.join("loop"))?;
     hard_link(theirs, &dir.join("second-name.db"))?;
-    // one that nobody follows, for a claimed inode is not looked at under any name
-    let idle = theirs.with_file_name("idle.txt");
+    // one that nobody follows, for a claimed inode is not looked at under any name: it comes into their
+    // volume with two names
+    let idle = dir.join("idle.db");
     Sqlite::once(&idle, "CREATE TABLE t (x);")?;
-    hard_link(&idle, &dir.join("idle.db"))?;
+    hard_link(&idle, &theirs.with_file_name("idle.txt"))?;
     fs::create_dir(dir.join("dir.db"))?;
     for (name, kind) in [("fifo.db", FileType::Fifo), ("socket.db", FileType::Socket)] {
         mknodat(CWD, dir.join(name), kind, Mode::RWXU, 0)?;
