@@ -89,7 +89,7 @@ fn only_what_the_pod_names_is_taken() {
         agent.ctl().sync("app/data/app.db")?;
         let rows = agent.ctl().list()?;
         ensure!(rows.len() == 1, "more than app.db is listed: {rows:?}");
-        crate::scene::only(&world.replica("app/data"), &["app.db"])
+        crate::scene::only(&world.replica("app/data"), &[".sqlrep", "app.db"])
     });
 }
 

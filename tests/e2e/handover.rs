@@ -288,3 +288,92 @@ fn a_tail_in_the_spool_comes_before_the_next_pod_of_its_app() {
         Ok(())
     });
 }
+
+/// The share has no room for this database: its place is taken.
+fn refuse(world: &World, database: &str) -> Result<PathBuf> {
+    let place = world.replica(database);
+    fs::create_dir_all(place.parent().context("it has a parent")?)?;
+    fs::write(&place, "no directory")?;
+    Ok(place)
+}
+
+/// The pod of another node waits, and says so in these words.
+fn waits(pod: &Pod, words: &[&str]) -> Result<()> {
+    let status = pod.wait_phase("waiting-handover")?;
+    let message = status["message"].as_str().unwrap_or_default();
+    for word in words {
+        ensure!(message.contains(word), "{word:?} is not in {message:?}");
+    }
+    ensure!(fs::read_dir(pod.volume("data"))?.next().is_none());
+    Ok(())
+}
+
+#[test]
+fn what_has_no_file_on_the_share_yet_is_waited_for() {
+    scenario("handover-unseen", binaries(), |world| {
+        let one = world.agent()?;
+        let (_two, there) = second_node(world)?;
+        let workload = Workload::new(world.seed);
+        let old = Scene::pod(world, "app")?;
+        let refused = refuse(world, "app/data/app.db")?;
+        workload.init(&old.db)?;
+        let writer = workload.start(world, &old.db, 0)?;
+        writer.wait_commits(100)?;
+        let least = writer.kill()?;
+        one.ctl().wait_state(&old.reference, "stalled")?;
+        old.pod.delete()?;
+        let moved = Pod::start(world, there)?;
+        let note = world.replica("app/data/.sqlrep/owner.json");
+        let path = note.display().to_string();
+        waits(&moved, &["node n1", "to release default/app/data,", &path])?;
+        // What its agent knows of that outlives it.
+        one.kill()?;
+        let _one = world.agent()?;
+        waits(&moved, &["node n1"])?;
+        fs::remove_file(&refused)?;
+        moved.wait_ready()?;
+        let moved = Scene::of(world, moved);
+        let have = workload.check(&moved.db)?[0];
+        ensure!(
+            (least..=least + 1).contains(&have),
+            "it starts with {have} commits; {least} were acknowledged"
+        );
+        ensure!(!moved.replica.join(".sqlrep/branches").exists(), "a branch");
+        let owner: Value = serde_json::from_slice(&fs::read(&note)?)?;
+        ensure!(owner["owner"]["pod_uid"] == moved.pod.uid.as_str());
+        moved.pod.delete()?;
+        sqlrep_tests::wait("the volume is given back", || Ok(!note.exists()))
+    });
+}
+
+#[test]
+fn a_released_replica_says_nothing_of_another_one_of_its_volume() {
+    scenario("handover-second", binaries(), |world| {
+        let one = world.agent()?;
+        let (two, there) = second_node(world)?;
+        let old = Scene::followed(world, &one, "app", &Workload::new(world.seed))?;
+        old.prove_equal(world, &one)?;
+        let refused = refuse(world, "app/data/more.db")?;
+        let more = old.pod.db("more.db");
+        Sqlite::once(
+            &more,
+            "PRAGMA journal_mode = WAL; CREATE TABLE t AS SELECT 7 AS n;",
+        )?;
+        one.ctl().wait_state("app/data/more.db", "stalled")?;
+        old.pod.delete()?;
+        sqlrep_tests::wait("the replica is released", || {
+            Ok(manifest(&old)?["owner"]["state"] == "released")
+        })?;
+        let moved = Pod::start(world, there)?;
+        waits(&moved, &["node n1", "to release default/app/data,"])?;
+        let row = two.ctl().wait_state(&old.reference, "stalled")?;
+        ensure!(row.words().contains("node n1"), "{row:?}");
+        fs::remove_file(&refused)?;
+        moved.wait_ready()?;
+        let n = Sqlite::once(&moved.db("more.db"), "SELECT n FROM t;")?;
+        ensure!(n == "7", "{n}");
+        let moved = Scene::of(world, moved);
+        two.ctl().wait_following(&moved.reference)?;
+        moved.prove_equal(world, &two)
+    });
+}

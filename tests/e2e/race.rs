@@ -162,6 +162,7 @@ fn an_owner_that_was_replaced_is_fenced_and_its_tail_is_kept() {
         // an administrator says that the old owner is no more, and is wrong
         let manifest = old.replica.join(".sqlrep/manifest.json");
         pod::rename(&manifest, &world.path("manifest-of-the-old-owner.json"))?;
+        fs::remove_file(world.replica("app/data/.sqlrep/owner.json"))?;
         let (two, options) = second_node(world)?;
         let new = Scene::with(world, options)?;
         two.ctl().wait_following(&new.reference)?;

@@ -188,7 +188,7 @@ fn an_app_keeps_its_replica_in_a_volume_of_its_own() {
         writer.wait_commits(100)?;
         let commits = writer.quit()?["commits"].as_u64().unwrap_or_default();
         scene.prove_equal(world, &agent)?;
-        only(&nas, &["app.db", ".sqlrep-root.json"])?;
+        only(&nas, &["app.db", ".sqlrep", ".sqlrep-root.json"])?;
         ensure!(!on_root(world), "it is on the root too");
         let agent_says = |args: &[&str]| agent.ctl().run(args.iter().copied());
         for verb in ["history", "verify", "snapshot"] {
@@ -471,7 +471,7 @@ fn an_app_whose_replicas_are_to_move_waits_until_they_did() {
         let row = agent.ctl().wait_state("app/data/app.db", "stalled")?;
         ensure!(row.words().contains("without its newest state"), "{row:?}");
         only(&pod.volume("data"), &[])?;
-        only(&nas, &[".sqlrep-root.json"])?;
+        only(&nas, &[".sqlrep", ".sqlrep-root.json"])?;
         copy(world, &on_share, &in_volume)?;
         pod.wait_ready()?;
         let second = of(world, &nas, pod);

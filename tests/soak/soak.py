@@ -310,7 +310,6 @@ class Soak:
         row = self.agent(life).row(life.pod)
         if row.get("state", "").lower() not in ("following", "stalled") or not row.get("txid"):
             return False
-        on_share = bool(row.get("shipped"))
         life.stop(kindly=self.dice.random() < 0.5)
         if life.app.habits["journal"] != "WAL":
             # A kubelet takes that long. Without a WAL the last commit is known to be whole by its
@@ -320,9 +319,7 @@ class Soak:
         left.delete()
         wait(f"{life.name} is read to its end", lambda: life.drained(left), PATIENCE)
         life.state = "moving"
-        # Another node can only know of what has reached the share (agent/README.md, D53).
-        node = self.dice.choice(self.nodes)
-        life.node = node if on_share else life.node
+        life.node = self.dice.choice(self.nodes)
         life.pod = Pod(life.node, life.name)
         return True
 

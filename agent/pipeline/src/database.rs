@@ -187,14 +187,14 @@ impl Database {
             spool,
             home: home.clone(),
         };
-        // What is known here is captured at once, whatever the NAS does (L4, G6).
-        // Only where a lost ledger is to be made whole first does capture wait for the replica.
-        if live
-            && actor
-                .spool
-                .position()
-                .is_some_and(|position| position.checksum.is_some())
-        {
+        // What is known here is captured at once, whatever the NAS does (L4, G6), and so is what was
+        // known to have no replica when its app was let go. Only where a lost ledger is to be made
+        // whole first, or nobody looked, does capture wait for the replica.
+        let known = match actor.spool.position() {
+            Some(position) => position.checksum.is_some(),
+            None => context.had_no_replica(&actor.key.pod_uid, &actor.id),
+        };
+        if live && known {
             // The caller holds the table of handles: the new one goes in with this capture.
             actor.capture = actor.spawn_capture();
         }
@@ -363,8 +363,7 @@ impl Database {
     async fn conclude(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Decided(Ok(decision)) => {
-                if !matches!(decision, Decision::Continue | Decision::NextChain) {
-                    // The spool is about to change under it.
+                if decision.changes_spool() {
                     self.stop_capture().await;
                 }
                 self.work = Some(self.carry_out(decision));

@@ -83,6 +83,16 @@ pub(crate) enum Decision {
     },
 }
 
+impl Decision {
+    /// Whether carrying it out exchanges what the spool holds: nobody must be capturing then.
+    pub(crate) const fn changes_spool(&self) -> bool {
+        match self {
+            Self::StartNew | Self::Continue | Self::NextChain => false,
+            Self::Rebuild | Self::NewChain { .. } | Self::Branch { .. } => true,
+        }
+    }
+}
+
 /// Decides; see [`Facts`] and [`Decision`].
 pub(crate) fn decide(facts: &Facts) -> Decision {
     match (facts.local, facts.head) {

@@ -2,6 +2,7 @@
 
 pub(crate) mod end;
 pub(crate) mod targets;
+pub(crate) mod tenure;
 mod unread;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -13,7 +14,7 @@ use sqlrep_capture::Options;
 use sqlrep_format::{Timestamp, Txid};
 use sqlrep_replica::owner::WriterId;
 use sqlrep_replica::{DbId, Manifest, Owner, OwnerState};
-use sqlrep_spool::{Limits, PodNote, Spool};
+use sqlrep_spool::{Limits, PodNote, Spool, VolumeNote};
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -125,6 +126,10 @@ pub(crate) struct Context {
     insisted: Mutex<HashSet<DbId>>,
     patience: Mutex<Patience>,
     unread: unread::Unread,
+    /// What replicas there were when a pod came to have a volume.
+    entered: Mutex<HashMap<VolumeNote, HashSet<DbId>>>,
+    /// Volumes of pods that are gone, on their way back.
+    leaving: Mutex<HashMap<VolumeNote, tenure::Leaving>>,
     /// The calls on all replicas.
     pub(crate) nfs: Meter,
     /// The restores that went well.
@@ -215,6 +220,11 @@ impl Context {
         lock(&self.insisted).remove(id)
     }
 
+    /// Whether a person said that of a replica of this volume.
+    pub(crate) fn is_insisted(&self, volume: &Volume) -> bool {
+        lock(&self.insisted).iter().any(|id| volume.holds(id))
+    }
+
     /// Who waits for whom.
     pub(crate) fn patience(&self) -> MutexGuard<'_, Patience> {
         lock(&self.patience)
@@ -225,6 +235,18 @@ impl Context {
         WriterId::new(&self.config.node, &pod.uid)
     }
 
+    /// A pod of this node as the owner of a replica or a volume.
+    pub(crate) fn owner(&self, pod: &PodIdentity, state: OwnerState) -> Owner {
+        Owner {
+            pod: pod.name.clone(),
+            pod_uid: pod.uid.clone(),
+            node: self.config.node.clone(),
+            writer: self.writer(pod),
+            state,
+            since: wall_now(),
+        }
+    }
+
     /// What a pod's agent says of itself under a replica; what it does not know yet is left out.
     pub(crate) fn manifest(&self, id: &DbId, pod: &PodIdentity, state: OwnerState) -> Manifest {
         Manifest {
@@ -232,14 +254,7 @@ impl Context {
             id: id.clone(),
             cluster_uid: self.config.cluster_uid.clone(),
             namespace_uid: pod.namespace_uid.clone(),
-            owner: Owner {
-                pod: pod.name.clone(),
-                pod_uid: pod.uid.clone(),
-                node: self.config.node.clone(),
-                writer: self.writer(pod),
-                state,
-                since: wall_now(),
-            },
+            owner: self.owner(pod, state),
             file: None,
             page_size: None,
             head: None,
@@ -303,6 +318,8 @@ impl Fleet {
             insisted: Mutex::default(),
             patience: Mutex::default(),
             unread: unread::Unread::default(),
+            entered: Mutex::default(),
+            leaving: Mutex::default(),
             nfs,
             restores: Durations::default(),
             benches: Benches::new(config.scratch_dir()),
@@ -326,6 +343,7 @@ impl Fleet {
     pub fn ready(&self) {
         // The tails first: a restore that does not know of them would leave them out.
         self.ship_orphans();
+        self.give_back_volumes(|note| !self.context.pods().contains(&note.pod_uid));
         self.context.ready.send_replace(true);
     }
 
@@ -455,6 +473,7 @@ impl Fleet {
         self.ship_left_behind(pod_uid);
         self.context.pods().remove(pod_uid);
         lock(&self.context.endings).remove(pod_uid);
+        let had = self.context.take_entered(pod_uid);
         drain_all(&of_pod, Ask::Release).await;
         // What had no actor (unsupported, or restored and never opened) has nothing to drain.
         for (key, _) in self.context.board.rows_with_keys() {
@@ -470,7 +489,8 @@ impl Fleet {
         for (_, id) in never_found {
             self.ship_orphan(&id, pod_uid);
         }
-        self.let_go_of_target(pod_uid);
+        self.give_back_volumes(|note| note.pod_uid == pod_uid);
+        self.let_go_of_target(pod_uid, had);
     }
 
     fn handles(&self, wanted: impl Fn(&Key) -> bool) -> Vec<Handle> {

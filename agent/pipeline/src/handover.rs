@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use sqlrep_format::{Timestamp, Txid};
 use sqlrep_replica::owner::WriterId;
-use sqlrep_replica::{DbId, Manifest, OwnerState};
+use sqlrep_replica::{Manifest, Owner, OwnerState};
 use tokio::time::Instant;
 
 use crate::{PodIdentity, limits};
@@ -126,18 +126,27 @@ pub(crate) fn holder(facts: &Facts<'_>, lives: impl Fn(&str) -> bool) -> Holder 
     }) {
         return Holder::Unnamed(writer);
     }
-    let Some(owner) = owner else {
-        return Holder::Nobody;
-    };
+    owner.map_or(Holder::Nobody, |owner| {
+        holder_of(owner, facts.me, facts.my_node, lives)
+    })
+}
+
+/// The same where all that is known is who said that he holds it: a replica, or a volume.
+pub(crate) fn holder_of(
+    owner: &Owner,
+    me: &PodIdentity,
+    my_node: &str,
+    lives: impl Fn(&str) -> bool,
+) -> Holder {
     let handle = PodHandle {
-        namespace: facts.me.namespace.clone(),
+        namespace: me.namespace.clone(),
         name: owner.pod.clone(),
         uid: owner.pod_uid.clone(),
         node: owner.node.clone(),
     };
-    if owner.state == OwnerState::Released || owner.pod_uid == facts.me.uid {
+    if owner.state == OwnerState::Released || owner.pod_uid == me.uid {
         Holder::Nobody
-    } else if owner.node != facts.my_node {
+    } else if owner.node != my_node {
         Holder::Elsewhere(handle)
     } else if lives(&owner.pod_uid) {
         Holder::Here(handle)
@@ -191,7 +200,8 @@ pub(crate) fn verdict(life: &PodLife, node: &str) -> Verdict {
 /// Who has been waited for, and since when.
 #[derive(Debug, Default)]
 pub(crate) struct Patience {
-    waits: HashMap<DbId, Waiting>,
+    /// By what is waited for: a replica, or a volume.
+    waits: HashMap<String, Waiting>,
 }
 
 #[derive(Debug)]
@@ -205,15 +215,15 @@ struct Waiting {
 }
 
 impl Patience {
-    /// Notes that a database waits for somebody; since when it has.
-    pub(crate) fn waits(&mut self, id: &DbId, who: &str, now: Timestamp) -> Timestamp {
+    /// Notes that a replica or a volume is waited for; since when it is.
+    pub(crate) fn waits(&mut self, id: &str, who: &str, now: Timestamp) -> Timestamp {
         self.entry(id, who, now).since
     }
 
     /// Notes that the holder is gone; how long nothing has come from it.
     pub(crate) fn silent(
         &mut self,
-        id: &DbId,
+        id: &str,
         who: &str,
         head: Option<Txid>,
         (time, now): (Timestamp, Instant),
@@ -229,18 +239,18 @@ impl Patience {
     }
 
     /// The holder is not gone after all.
-    pub(crate) fn heard(&mut self, id: &DbId) {
+    pub(crate) fn heard(&mut self, id: &str) {
         if let Some(waiting) = self.waits.get_mut(id) {
             waiting.gone = None;
         }
     }
 
     /// The wait is over.
-    pub(crate) fn forget(&mut self, id: &DbId) {
+    pub(crate) fn forget(&mut self, id: &str) {
         self.waits.remove(id);
     }
 
-    fn entry(&mut self, id: &DbId, who: &str, now: Timestamp) -> &mut Waiting {
+    fn entry(&mut self, id: &str, who: &str, now: Timestamp) -> &mut Waiting {
         if self.waits.len() >= limits::DATABASES_MAX && !self.waits.contains_key(id) {
             // Left behind by pods that went away while they waited; who still waits begins anew.
             self.waits.clear();
@@ -250,7 +260,7 @@ impl Patience {
             since: now,
             gone: None,
         };
-        let waiting = self.waits.entry(id.clone()).or_insert_with(new);
+        let waiting = self.waits.entry(id.to_owned()).or_insert_with(new);
         if waiting.who != who {
             *waiting = new();
         }

@@ -5,10 +5,10 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use sqlrep_replica::DbId;
 use sqlrep_replica::durable::Place;
+use sqlrep_replica::{DbId, META_DIR, ManifestError, Owner, Tenure, tenure};
 
-use crate::error::StageError;
+use crate::error::{StageError, chain};
 use crate::lane::{Identity, Lane, acting};
 use crate::limits;
 use crate::remote::{Remote, Whose};
@@ -134,6 +134,36 @@ impl Home {
         })
     }
 
+    /// The directory of the note of who has a volume of an app. In a volume of a pod other apps may keep
+    /// theirs beside.
+    pub(crate) fn tenure_of(&self, namespace: &str, app: &str, volume: &str) -> Place {
+        let below = Path::new(namespace).join(app).join(volume);
+        match &self.0.kind {
+            Kind::Root(watch, _) => watch.place(below.join(META_DIR)),
+            Kind::Volume(watch) => watch.place(Path::new(META_DIR).join("apps").join(below)),
+        }
+    }
+
+    /// Takes a volume for a pod, where nobody has it, or the pod with the UID `from`. Blocking: only on its
+    /// lanes.
+    pub(crate) fn take(
+        &self,
+        place: &Place,
+        owner: &Owner,
+        from: Option<&str>,
+    ) -> Result<Tenure, StageError> {
+        let call = || tenure::take(place, owner, from);
+        let taken = self.acting(|| self.0.meter.timed(NfsOp::WriteNote, call));
+        taken.map_err(|error| owner_note(place, &error))
+    }
+
+    /// Gives it back, if that pod has it. Blocking: only on its lanes.
+    pub(crate) fn give_back(&self, place: &Place, pod_uid: &str) -> Result<(), StageError> {
+        let call = || tenure::give_back(place, pod_uid);
+        let given = self.acting(|| self.0.meter.timed(NfsOp::WriteNote, call));
+        given.map_err(|error| owner_note(place, &error))
+    }
+
     /// Runs a call on the place itself as whoever owns it.
     pub(crate) fn acting<T>(&self, call: impl FnOnce() -> T) -> T {
         let owner = match &self.0.kind {
@@ -149,5 +179,12 @@ impl Home {
             Kind::Root(watch, _) => watch.path(),
             Kind::Volume(watch) => watch.path(),
         }
+    }
+}
+
+fn owner_note(place: &Place, error: &ManifestError) -> StageError {
+    StageError::Manifest {
+        dir: place.path().to_path_buf(),
+        text: chain(error),
     }
 }

@@ -1,5 +1,7 @@
 //! Restore before start: everything that must be true before a volume's app may run.
 
+mod enter;
+
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::home::Home;
 use crate::lane::{named, stage};
 use crate::stage::capture::wall_now;
 use crate::stage::elsewhere::{elsewhere, newer};
-use crate::stage::restore::{Candidate, Claimant, RestoredDatabase, candidates, restore_and_claim};
+use crate::stage::restore::{Candidate, Claimant, RestoredDatabase, restore_and_claim};
 use crate::stage::settle::{check_identity, check_name, retire};
 use crate::stage::ship::{End, Target};
 use crate::{Key, Medium, PodIdentity, RestorePolicy, State, Volume, limits};
@@ -62,15 +64,12 @@ impl Fleet {
             // Its first file may not be on the replica yet: an empty listing would prove nothing.
             let why = "whose last commits are still on their way";
             let why = why_here(self.context.goes_away(&pod), why);
-            let owner = (pod, self.context.config.node.clone());
-            let error = self.waiting(&id, owner, why);
+            let node = self.context.config.node.clone();
+            let error = self.waiting(&id.to_string(), Waits { pod, node, why });
             self.stall(volume, &id, &error);
             return Err(error);
         }
-        let found = self
-            .find(volume, &home)
-            .await
-            .map_err(|error| unreachable(&home, error))?;
+        let found = self.enter(volume, &home).await?;
         self.look_elsewhere(volume, &home, &found).await?;
         if found.is_empty() && volume.restore == RestorePolicy::Required {
             let pod = &volume.pod;
@@ -155,15 +154,6 @@ impl Fleet {
         Ok(())
     }
 
-    async fn find(&self, volume: &Volume, home: &Home) -> Result<Vec<Candidate>, StageError> {
-        let (looked, volume) = (home.clone(), volume.clone());
-        let job = move || {
-            looked.check()?;
-            candidates(&looked, &volume)
-        };
-        home.bulk().run(limits::LIST_TIMEOUT, job).await?
-    }
-
     /// Refuses before the first byte: a volume that is too small gets its pod evicted, and the
     /// next one would be filled and evicted again.
     async fn check_room(
@@ -232,7 +222,7 @@ impl Fleet {
             }
         });
         if restored.is_ok() {
-            self.context.patience().forget(&id);
+            self.context.patience().forget(&id.to_string());
         }
         restored.map(Some)
     }
@@ -298,9 +288,19 @@ impl Fleet {
                 id: id.to_string(),
                 source: Box::new(source),
             })?;
+        let waits = self.outwait(&id.to_string(), seen.holder, seen.head).await;
+        let Some(waits) = waits.filter(|_| !self.context.take_insistence(id)) else {
+            return Ok(());
+        };
+        Err(self.waiting(&id.to_string(), waits))
+    }
+
+    /// For whom has to be waited, who holds what is called `what`, with this head; nothing where it
+    /// may be taken.
+    async fn outwait(&self, what: &str, holder: Holder, head: Option<Txid>) -> Option<Waits> {
         let unnamed = "which claimed it and has not said whose it is";
-        let (pod, node, judged) = match seen.holder {
-            Holder::Nobody => return Ok(()),
+        let (pod, node, judged) = match holder {
+            Holder::Nobody => return None,
             Holder::Here(pod) => {
                 let why = "which is on this node and has not ended yet";
                 let why = why_here(self.context.goes_away(&pod.uid), why);
@@ -318,31 +318,28 @@ impl Fleet {
             }
         };
         let why = match judged {
-            Verdict::Go => return Ok(()),
+            Verdict::Go => return None,
             Verdict::Wait(why) => {
-                self.context.patience().heard(id);
+                self.context.patience().heard(what);
                 why
             }
             Verdict::AfterDrain(why) => {
                 let now = (wall_now(), Instant::now());
                 let drain = self.context.config.drain_timeout;
-                if self.context.patience().silent(id, &pod, seen.head, now) >= drain {
-                    tracing::warn!(db = %id, owner = %pod, %node, "taken from an owner that is gone");
-                    return Ok(());
+                if self.context.patience().silent(what, &pod, head, now) >= drain {
+                    tracing::warn!(of = what, owner = %pod, %node, "taken from an owner that is gone");
+                    return None;
                 }
                 format!("{why}; it is taken after {drain:?} without a file from it")
             }
         };
-        if self.context.take_insistence(id) {
-            return Ok(());
-        }
-        Err(self.waiting(id, (pod, node), why))
+        Some(Waits { pod, node, why })
     }
 
-    fn waiting(&self, id: &DbId, (pod, node): (String, String), why: String) -> PrepareError {
-        let since = self.context.patience().waits(id, &pod, wall_now());
+    fn waiting(&self, what: &str, Waits { pod, node, why }: Waits) -> PrepareError {
+        let since = self.context.patience().waits(what, &pod, wall_now());
         PrepareError::WaitingForHandover {
-            id: id.to_string(),
+            id: what.to_owned(),
             pod,
             here: node == self.context.config.node,
             node,
@@ -391,6 +388,14 @@ fn hint(error: &PrepareError, id: &DbId) -> String {
         PrepareError::VolumeTooSmall { .. } => "raise the volume's sizeLimit".to_owned(),
         PrepareError::NotMounted { .. } => "the kubelet mounts it in a moment".to_owned(),
     }
+}
+
+/// Who is waited for, and why.
+#[derive(Debug)]
+struct Waits {
+    pod: String,
+    node: String,
+    why: String,
 }
 
 /// A replica before it is claimed.

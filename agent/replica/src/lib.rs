@@ -19,6 +19,7 @@ pub mod retain;
 pub mod root;
 mod scan;
 mod store;
+pub mod tenure;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod verify;
@@ -32,4 +33,5 @@ pub use plan::{Plan, PlanError, Point, RestorePoint, points};
 pub use progress::Progress;
 pub use restore::{Destination, Note, Replanned, RestoreError, RestoreOptions, Restored, Staged};
 pub use store::{DirStore, Listing, Put, ReplicaFile, Store, StoreError};
+pub use tenure::Tenure;
 pub use verify::{Verified, VerifyError};

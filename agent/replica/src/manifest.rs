@@ -2,6 +2,7 @@
 //! belongs to. Readers of the LTX files need none of it.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
@@ -131,6 +132,16 @@ pub enum ManifestError {
     },
 }
 
+impl From<Failure> for ManifestError {
+    fn from(Failure { step, path, source }: Failure) -> Self {
+        Self::Io {
+            action: step,
+            path,
+            source,
+        }
+    }
+}
+
 impl Manifest {
     /// The layout that this code writes. Readers ignore fields that they do not know; the version
     /// rises only when an older reader would do harm.
@@ -182,6 +193,14 @@ pub(crate) fn read<T: DeserializeOwned>(
         .open()
         .and_then(|dir| dir.open_subdir(OsStr::new(META_DIR)))
         .and_then(|meta| meta.open_file(OsStr::new(name)));
+    parse(opened, path)
+}
+
+/// What an opened file of that kind holds; `None` when there is none.
+pub(crate) fn parse<T: DeserializeOwned>(
+    opened: io::Result<File>,
+    path: PathBuf,
+) -> Result<Option<T>, ManifestError> {
     let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -225,18 +244,19 @@ pub(crate) fn write(
     name: &str,
     content: &impl Serialize,
 ) -> Result<(), ManifestError> {
-    let path = place.path().join(META_DIR).join(name);
-    let mut bytes = serde_json::to_vec_pretty(content)
-        .map_err(|source| ManifestError::Malformed { path, source })?;
-    bytes.push(b'\n');
+    let bytes = encoded(place.path().join(META_DIR).join(name), content)?;
     let saved = durable::ensure_dir(fs, place)
         .and_then(|dir| durable::ensure_subdir(fs, &dir, OsStr::new(META_DIR)))
         .and_then(|meta| durable::replace(fs, &meta, OsStr::new(name), &bytes));
-    saved.map_err(|Failure { step, path, source }| ManifestError::Io {
-        action: step,
-        path,
-        source,
-    })
+    Ok(saved?)
+}
+
+/// The bytes of such a file.
+pub(crate) fn encoded(path: PathBuf, content: &impl Serialize) -> Result<Vec<u8>, ManifestError> {
+    let mut bytes = serde_json::to_vec_pretty(content)
+        .map_err(|source| ManifestError::Malformed { path, source })?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 /// A [`Timestamp`] as a number of milliseconds.

@@ -18,6 +18,7 @@ mod rebuild;
 mod recover;
 mod settle;
 mod spool;
+mod tenure;
 #[cfg(test)]
 mod testing;
 
@@ -28,3 +29,4 @@ pub use error::Error;
 pub use memo::PodNote;
 pub use position::{Position, Seed, WalPlace};
 pub use spool::{Held, Limits, Spool};
+pub use tenure::VolumeNote;

@@ -18,7 +18,7 @@ use crate::files::Files;
 use crate::ledger::Ledger;
 use crate::lock::StateLock;
 use crate::memo::failed;
-use crate::{DatabaseSpool, Error, memo};
+use crate::{DatabaseSpool, Error, VolumeNote, memo, tenure};
 
 /// The ledger is flushed when files of this many bytes rely on it: so much is decoded again, or
 /// kept although it is shipped, after a crash.
@@ -219,22 +219,32 @@ impl Spool {
         self.state_dir.join("targets").join(format!("{plain}.json"))
     }
 
+    /// Remembers that the agents' root names a pod of this node as the one that has a volume.
+    pub fn note_volume(&self, volume: &VolumeNote) -> Result<(), Error> {
+        tenure::note(&self.volumes_path(), volume)
+    }
+
+    /// The volumes that are remembered.
+    pub fn volumes(&self) -> Result<Vec<VolumeNote>, Error> {
+        tenure::all(&self.volumes_path())
+    }
+
+    /// It has been given back.
+    pub fn forget_volume(&self, volume: &VolumeNote) -> Result<(), Error> {
+        tenure::forget(&self.volumes_path(), volume)
+    }
+
+    fn volumes_path(&self) -> PathBuf {
+        self.state_dir.join("volumes")
+    }
+
     fn root_path(&self) -> PathBuf {
         self.state_dir.join("root.json")
     }
 
     /// The spool of one database in one pod. Opened twice it is the same.
     pub fn database(&self, id: &DbId, pod_uid: &str) -> Result<DatabaseSpool, Error> {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if !(1..=128).contains(&pod_uid.len())
-            || !pod_uid.bytes().all(good)
-            || pod_uid.starts_with('.')
-            || pod_uid == sqlrep_replica::LTX_DIR
-        {
-            return Err(Error::BadPodUid {
-                uid: pod_uid.to_owned(),
-            });
-        }
+        tenure::check_uid(pod_uid)?;
         let dir = self.shared.files_dir.join(id.replica_path()).join(pod_uid);
         // Held over the reading of its files, so that nobody reads them a second time meanwhile.
         let mut open = self.shared.open();

@@ -36,7 +36,9 @@ impl Fleet {
         if timeout(endings.min(drain_timeout), over).await.is_err() {
             tracing::warn!("pods that terminate are left to the next agent of this node");
         }
-        let gone = wait_until(|| !self.context.board.list().iter().any(is_draining));
+        let gone = wait_until(|| {
+            !self.context.board.list().iter().any(is_draining) && !self.context.is_giving_back()
+        });
         let handles = self.handles(|_| true);
         let living = ship_all(&handles);
         let shipped = tokio::join!(
@@ -61,6 +63,9 @@ impl Fleet {
         if timeout(drain_timeout, ended).await.is_err() {
             tracing::error!("a disk of this node hangs: tails were not captured");
         }
+        // What is not given back by then is by the next agent.
+        let given = wait_until(|| !self.context.is_giving_back());
+        drop(timeout(limits::LOOKUP_TIMEOUT, given).await);
         let left: Vec<DbId> = self
             .context
             .actors()

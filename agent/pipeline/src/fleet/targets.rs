@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlrep_format::Txid;
 use sqlrep_replica::{DbId, Moved};
-use sqlrep_spool::{DatabaseSpool, Held};
+use sqlrep_spool::{DatabaseSpool, Held, VolumeNote};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Context, Fleet, drain_all, lock};
@@ -206,7 +206,7 @@ impl Fleet {
     /// Lets go of the volume that holds a pod's replicas as soon as nothing is on its way to it, at
     /// the latest after the drain timeout: until then the kubelet cannot unmount it. What other pods
     /// left for it waits on then.
-    pub(super) fn let_go_of_target(&self, pod_uid: &str) {
+    pub(super) fn let_go_of_target(&self, pod_uid: &str, had: Vec<VolumeNote>) {
         let Some(home) = self.context.target_of(pod_uid) else {
             return;
         };
@@ -222,6 +222,9 @@ impl Fleet {
                 }
             }
             context.forget_target(&pod_uid, &home);
+            if !context.is_used(&home) {
+                give_back(&home, had, until).await;
+            }
             if let Some(watch) = home.target() {
                 watch.let_go();
             }
@@ -230,5 +233,22 @@ impl Fleet {
             users.retain(|handle| handle.home.is(&home));
             drain_all(&users, Ask::Release).await;
         });
+    }
+}
+
+/// The pod's databases are on the volume that it leaves: its next pod need not wait for it.
+async fn give_back(home: &Home, had: Vec<VolumeNote>, until: Instant) {
+    for note in had {
+        let (volume, uid) = (home.clone(), note.pod_uid.clone());
+        let place = home.tenure_of(&note.namespace, &note.app, &note.volume);
+        let job = move || volume.give_back(&place, &uid);
+        let left = until.saturating_duration_since(Instant::now());
+        let given = home.ship().run(left, job).await;
+        if let Err(error) = given.map_err(StageError::from).and_then(|given| given) {
+            tracing::warn!(
+                pod_uid = note.pod_uid, err = %error.text(),
+                "a volume still names a pod that is gone: its next one waits a while for it"
+            );
+        }
     }
 }

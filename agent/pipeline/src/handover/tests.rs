@@ -19,7 +19,7 @@ fn me() -> PodIdentity {
 fn manifest(uid: &str, node: &str, state: OwnerState) -> Manifest {
     Manifest {
         version: Manifest::VERSION,
-        id: id(),
+        id: ID.parse().unwrap(),
         cluster_uid: None,
         namespace_uid: None,
         owner: Owner {
@@ -37,9 +37,7 @@ fn manifest(uid: &str, node: &str, state: OwnerState) -> Manifest {
     }
 }
 
-fn id() -> DbId {
-    "media/surmai/data/x.db".parse().unwrap()
-}
+const ID: &str = "media/surmai/data/x.db";
 
 fn handle(uid: &str, node: &str) -> PodHandle {
     PodHandle {
@@ -189,13 +187,13 @@ fn the_drain_time_begins_anew_with_each_file_and_each_sign_of_life() {
     let head = |id| Some(Txid::new(id).unwrap());
     let mut patience = Patience::default();
     let silent = |patience: &mut Patience, who: &str, head, seconds| {
-        patience.silent(&id(), who, head, at(seconds)).as_secs()
+        patience.silent(ID, who, head, at(seconds)).as_secs()
     };
     assert_eq!(silent(&mut patience, "old", head(4), 0), 0);
     assert_eq!(silent(&mut patience, "old", head(4), 20), 20);
     assert_eq!(silent(&mut patience, "old", head(5), 25), 0, "a file came");
     assert_eq!(silent(&mut patience, "old", head(5), 50), 25);
-    patience.heard(&id());
+    patience.heard(ID);
     assert_eq!(silent(&mut patience, "old", head(5), 60), 0, "it was alive");
     assert_eq!(
         silent(&mut patience, "other", head(5), 70),
@@ -203,7 +201,7 @@ fn the_drain_time_begins_anew_with_each_file_and_each_sign_of_life() {
         "somebody else"
     );
     assert_eq!(silent(&mut patience, "other", head(5), 99), 29);
-    patience.forget(&id());
+    patience.forget(ID);
     assert_eq!(silent(&mut patience, "other", head(5), 100), 0);
 }
 
@@ -211,16 +209,16 @@ fn the_drain_time_begins_anew_with_each_file_and_each_sign_of_life() {
 fn since_when_is_waited_is_said_for_each_holder() {
     let mut patience = Patience::default();
     let time = Timestamp::from_millis;
-    assert_eq!(patience.waits(&id(), "old", time(7)), time(7));
-    assert_eq!(patience.waits(&id(), "old", time(9)), time(7));
-    assert_eq!(patience.waits(&id(), "other", time(11)), time(11));
+    assert_eq!(patience.waits(ID, "old", time(7)), time(7));
+    assert_eq!(patience.waits(ID, "old", time(9)), time(7));
+    assert_eq!(patience.waits(ID, "other", time(11)), time(11));
 }
 
 #[test]
 fn what_is_remembered_of_waits_is_bounded() {
     let mut patience = Patience::default();
     for number in 0..=limits::DATABASES_MAX {
-        let id: DbId = format!("media/surmai/data/{number}.db").parse().unwrap();
+        let id = format!("media/surmai/data/{number}.db");
         patience.waits(&id, "old", Timestamp::from_millis(0));
     }
     assert!(patience.waits.len() <= limits::DATABASES_MAX);

@@ -14,11 +14,11 @@ use crate::{
     FleetConfig, JournalPolicy, Medium, PodAnswer, PodHandle, PodLife, PodLookup, Settings,
 };
 
-const DRAIN: Duration = Duration::from_millis(200);
+pub(super) const DRAIN: Duration = Duration::from_millis(200);
 
 /// Says of every pod what it was told.
 #[derive(Debug)]
-struct Said(Mutex<PodLife>);
+pub(super) struct Said(Mutex<PodLife>);
 
 impl PodLookup for Said {
     fn life(&self, _: PodHandle) -> PodAnswer {
@@ -27,18 +27,28 @@ impl PodLookup for Said {
 }
 
 /// A root with one replica of three TXIDs.
-struct Root {
-    dir: TempDir,
+pub(super) struct Root {
+    pub(super) dir: TempDir,
     history: History,
 }
 
 impl Root {
-    fn new(state: OwnerState) -> Self {
+    pub(super) fn empty() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("nas")).unwrap();
         let history = History::new(&[(3, vec![1]), (3, vec![2]), (4, vec![1]), (4, vec![3])]);
-        let root = Self { dir, history };
+        Self { dir, history }
+    }
+
+    pub(super) fn new(state: OwnerState) -> Self {
+        let root = Self::empty();
+        root.fill(state);
+        root
+    }
+
+    pub(super) fn fill(&self, state: OwnerState) {
         for txid in 1..=3 {
-            root.publish(txid);
+            self.publish(txid);
         }
         let owner = Owner {
             pod: "surmai-old".to_owned(),
@@ -59,8 +69,7 @@ impl Root {
             head: Txid::new(3),
             claims: Vec::new(),
         };
-        manifest::save(root.replica(), &manifest).unwrap();
-        root
+        manifest::save(self.replica(), &manifest).unwrap();
     }
 
     fn replica(&self) -> PathBuf {
@@ -78,7 +87,12 @@ impl Root {
     }
 
     /// An agent of its own, and the volume of a pod on it.
-    fn node(&self, node: &str, life: PodLife) -> Node {
+    pub(super) fn node(&self, node: &str, life: PodLife) -> Node {
+        self.pod(node, &format!("uid-{node}"), life)
+    }
+
+    /// The agent of a node, and the volume of that pod, which is the only one on it.
+    pub(super) fn pod(&self, node: &str, uid: &str, life: PodLife) -> Node {
         let said = Arc::new(Said(Mutex::new(life)));
         let settings = Settings {
             sync_interval: Duration::from_secs(1),
@@ -103,13 +117,13 @@ impl Root {
             targets: Arc::new(crate::NodeMemory),
         });
         let dir = self.dir.path().join(format!("volume-{node}"));
-        std::fs::create_dir(&dir).unwrap();
+        std::fs::create_dir_all(&dir).unwrap();
         let volume = Volume {
             pod: PodIdentity {
                 namespace: "media".to_owned(),
                 app: "surmai".to_owned(),
                 name: format!("surmai-{node}"),
-                uid: format!("uid-{node}"),
+                uid: uid.to_owned(),
                 namespace_uid: None,
             },
             name: "data".to_owned(),
@@ -133,19 +147,19 @@ impl Root {
     }
 }
 
-struct Node {
-    fleet: Fleet,
-    volume: Volume,
-    said: Arc<Said>,
+pub(super) struct Node {
+    pub(super) fleet: Fleet,
+    pub(super) volume: Volume,
+    pub(super) said: Arc<Said>,
 }
 
 impl Node {
-    async fn prepare(&self) -> Result<Prepared, PrepareError> {
+    pub(super) async fn prepare(&self) -> Result<Prepared, PrepareError> {
         self.fleet.prepare(&self.volume).await
     }
 
     /// Why it waits; panics when it does not.
-    async fn waits(&self) -> String {
+    pub(super) async fn waits(&self) -> String {
         let error = self.prepare().await.unwrap_err();
         assert!(
             matches!(error, PrepareError::WaitingForHandover { .. }),
@@ -155,11 +169,11 @@ impl Node {
         error.text()
     }
 
-    fn says(&self, life: PodLife) {
+    pub(super) fn says(&self, life: PodLife) {
         *self.said.0.lock().unwrap() = life;
     }
 
-    fn file(&self) -> PathBuf {
+    pub(super) fn file(&self) -> PathBuf {
         self.volume.dir.join("x.db")
     }
 }

@@ -14,7 +14,7 @@ use sqlrep_replica::{DbId, META_DIR, Moved, Store as _, moved};
 use crate::Volume;
 use crate::error::StageError;
 use crate::home::Home;
-use crate::stage::restore::{Candidate, candidates, identify};
+use crate::stage::restore::{Candidate, Listed, candidates, identify};
 
 /// A replica in another place.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub(crate) fn elsewhere(share: &Home, volume: &Volume) -> Result<Vec<Elsewhere>,
     let key = key_of(volume);
     let mut found = Vec::new();
     if volume.target.is_some() {
-        for Candidate { id, store, head } in candidates(share, volume)? {
+        for Candidate { id, store, head } in candidates(share, volume, Listed::Cached)? {
             let note = store.load_moved()?.filter(|note| Some(&*note.key) == key);
             let at = At::Share(store.dir().to_path_buf());
             found.push(Elsewhere {

@@ -275,8 +275,21 @@ fn publish(
     })
 }
 
+/// How old the listing of a home may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listed {
+    /// As old as the share's directory cache.
+    Cached,
+    /// Of now.
+    Fresh,
+}
+
 /// The databases that a home holds for a volume, from a bounded walk. Blocking: only on its lanes.
-pub(crate) fn candidates(home: &Home, volume: &Volume) -> Result<Vec<Candidate>, StageError> {
+pub(crate) fn candidates(
+    home: &Home,
+    volume: &Volume,
+    listed: Listed,
+) -> Result<Vec<Candidate>, StageError> {
     let pod = &volume.pod;
     let place = home.place_of(&pod.namespace, &pod.app, &volume.name);
     let below = home.acting(|| {
@@ -284,7 +297,7 @@ pub(crate) fn candidates(home: &Home, volume: &Volume) -> Result<Vec<Candidate>,
         // "no replica" would start the app empty. Making the directory asks the server; in one that
         // is there, making a file makes whatever is known of it void.
         let dir = durable::ensure_dir(&OsFs, &place).map_err(StoreError::from)?;
-        if home.target().is_some() {
+        if listed == Listed::Fresh {
             drop(durable::Temp::create(&OsFs, &dir).map_err(StoreError::from)?);
         }
         sqlrep_replica::replicas_below(&place).map_err(StageError::from)

@@ -65,8 +65,8 @@ impl Settle {
         }))
     }
 
-    /// Does what the decision asks for. The capture thread must not be running unless the
-    /// decision is to continue.
+    /// Does what the decision asks for. The capture thread must not be running if that changes the
+    /// spool.
     pub(crate) fn carry_out(
         &self,
         decision: Decision,
