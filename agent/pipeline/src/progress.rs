@@ -80,6 +80,13 @@ impl Facts {
         self.error = None;
     }
 
+    /// Commits wait to be cut, seen at `at`; says whether they are the first that do.
+    pub(crate) fn record_dirty(&mut self, at: Instant) -> bool {
+        let first = self.dirty_since.is_none();
+        self.dirty_since.get_or_insert(at);
+        first
+    }
+
     /// Everything up to `txid` is on the replica: forgets those cuts and returns when the oldest
     /// of them was seen.
     pub(crate) fn shipped(&mut self, txid: Txid) -> Option<Instant> {
@@ -113,6 +120,14 @@ impl Progress {
         let value = change(&mut self.lock());
         self.bell.notify_one();
         value
+    }
+
+    /// Changes the facts, and rings if `change` says that the actor has something to do or to show: a
+    /// busy database is read some hundred times a second, and told of with each file.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Facts) -> bool) {
+        if change(&mut self.lock()) {
+            self.bell.notify_one();
+        }
     }
 
     /// Changes the facts from the actor's side: no bell.
@@ -153,6 +168,27 @@ mod tests {
         assert_eq!(facts.behind_since(), Some(at(3)));
         assert_eq!(facts.shipped(txid(2)), Some(at(3)));
         assert_eq!(facts.behind_since(), Some(at(5)));
+    }
+
+    #[tokio::test]
+    async fn the_actor_is_rung_for_the_first_commit_that_waits_and_not_for_each() {
+        let start = Instant::now();
+        let progress = Progress::default();
+        let rung = || async {
+            let rung = tokio::time::timeout(Duration::from_millis(20), progress.changed());
+            rung.await.is_ok()
+        };
+        progress.note(|facts| facts.record_dirty(start));
+        assert!(rung().await, "nobody would know that it is behind");
+        for number in 1..=100 {
+            progress.note(|facts| facts.record_dirty(start + Duration::from_millis(number)));
+        }
+        assert!(!rung().await);
+        assert_eq!(progress.with(|facts| facts.dirty_since), Some(start));
+        progress.update(|facts| facts.record_cut(Txid::FIRST, 10, start));
+        assert!(rung().await);
+        progress.note(|facts| facts.record_dirty(start));
+        assert!(rung().await, "it is behind again");
     }
 
     #[test]

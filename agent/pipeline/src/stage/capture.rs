@@ -423,11 +423,9 @@ impl Thread<'_> {
             self.note_read(session); // one pass may have read what the next one failed after
         }
         let step = step?;
-        self.job.progress.update(|facts| {
+        self.job.progress.note(|facts| {
             facts.frames += u64::from(step.frames);
-            if step.frames > 0 {
-                facts.dirty_since.get_or_insert(seen);
-            }
+            step.frames > 0 && facts.record_dirty(seen)
         });
         Ok(())
     }
@@ -531,9 +529,7 @@ impl Thread<'_> {
         if session.has_pending() {
             let now = Instant::now();
             self.pace.holds(now);
-            self.job.progress.update(|facts| {
-                facts.dirty_since.get_or_insert(now);
-            });
+            self.job.progress.note(|facts| facts.record_dirty(now));
         }
     }
 
