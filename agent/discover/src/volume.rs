@@ -30,6 +30,9 @@ const LOOKS_PER_SECOND: u32 = 500;
 const REST_FACTOR: u32 = 20;
 /// How many foreign files are remembered.
 const FOREIGN_MAX: usize = 2_048;
+/// A database that was told of is not told of again for so long. Whoever follows it looks on meanwhile,
+/// less and less often, and sees a commit at most as much later; each word costs three threads a turn.
+const TOUCH_REST: Duration = Duration::from_millis(64);
 /// What a scan that was put off waits for at least.
 const PUT_OFF: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,8 @@ pub(crate) struct Volume {
     /// Second names of databases, and the first ones.
     second_names: BTreeMap<PathBuf, PathBuf>,
     due: Due,
+    /// When databases were last said to be touched, within [`TOUCH_REST`].
+    told: BTreeMap<PathBuf, Instant>,
     looks: Allowance,
     /// No whole scan before this.
     rest_until: Option<Instant>,
@@ -102,6 +107,7 @@ impl Volume {
                 scan: Some(now),
                 ..Due::default()
             },
+            told: BTreeMap::new(),
             looks: Allowance {
                 left: LOOKS_BURST,
                 counted: now,
@@ -120,7 +126,13 @@ impl Volume {
 
     /// When something is due next.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.due.scan
+        let rested = self
+            .due
+            .touched
+            .iter()
+            .filter_map(|path| self.told.get(path));
+        let touch = rested.min().map(|at| *at + TOUCH_REST);
+        [self.due.scan, touch].into_iter().flatten().min()
     }
 
     /// Whether a timer must look because notification does not cover it.
@@ -173,15 +185,15 @@ impl Volume {
         if let Some(database) = scan::database_of_sidecar(name) {
             let path = dir.join(database);
             if self.inventory.get(&path).is_some() {
-                self.due.touched.insert(path);
+                self.touched(path, write);
             }
             return;
         }
         let path = dir.join(name);
-        let known = self.inventory.get(&path);
-        if known.is_some() {
-            self.due.touched.insert(path.clone());
+        if self.inventory.get(&path).is_some() {
+            self.touched(path.clone(), write);
         }
+        let known = self.inventory.get(&path);
         // Bytes written to a database under capture are capture's business alone.
         let captured = || known.is_some_and(|known| claims.is_claimed(known.inode));
         match write {
@@ -206,8 +218,29 @@ impl Volume {
                 self.look(&root, cx, now)?;
             }
         }
+        self.tell_touched(cx, now)
+    }
+
+    /// A database may have been written to. That a name of its came or went is told at once.
+    fn touched(&mut self, path: PathBuf, write: Write) {
+        if matches!(write, Write::Name) {
+            self.told.remove(&path);
+        }
+        self.due.touched.insert(path);
+    }
+
+    /// Says which databases may have been written to; those that were told of just now have to wait.
+    fn tell_touched(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Closed> {
+        if self.due.touched.is_empty() {
+            return Ok(());
+        }
+        self.told
+            .retain(|_, at| now.saturating_duration_since(*at) < TOUCH_REST);
         for path in std::mem::take(&mut self.due.touched) {
-            if self.inventory.get(&path).is_some() {
+            if self.told.contains_key(&path) {
+                self.due.touched.insert(path);
+            } else if self.inventory.get(&path).is_some() {
+                self.told.insert(path.clone(), now);
                 let (pod, volume) = (self.pod.clone(), self.name.clone());
                 cx.outbox.send(Event::Touched { pod, volume, path })?;
             }

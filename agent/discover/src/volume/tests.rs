@@ -142,3 +142,33 @@ async fn directories_past_the_watch_limit_of_a_volume_are_looked_at_by_the_timer
         }
     }
 }
+
+#[tokio::test]
+async fn who_writes_without_a_pause_is_told_of_now_and_then_and_after_the_last_write() {
+    let world = World::with_pod();
+    let path = world.volume("p").join("app.db");
+    fs::write(&path, database(2)).unwrap();
+    let mut running = world.watching().await;
+    running.appeared("app.db").await;
+    running.rest().await;
+    let wal = world.volume("p").join("app.db-wal");
+    fs::write(&wal, "frame").unwrap();
+    running.touched("app.db").await;
+    let begun = Instant::now();
+    let mut told = 0;
+    while begun.elapsed() < Duration::from_secs(1) {
+        fs::write(&wal, "frame").unwrap();
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        while running.events.try_recv().is_ok() {
+            told += 1;
+        }
+    }
+    let most = begun.elapsed().div_duration_f64(TOUCH_REST) + 2.0;
+    assert!(told >= 1 && f64::from(told) <= most, "{told} times");
+    // What came after the last word is not forgotten.
+    running.rest().await;
+    fs::write(&wal, "frame").unwrap();
+    running.touched("app.db").await;
+    fs::write(&wal, "frames").unwrap();
+    running.touched("app.db").await;
+}
