@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use foldhash::fast::RandomState;
 use rustix::fs::{Mode, OFlags};
 use sqlrep_format::{PageCount, PageSize, Pgno};
 
@@ -31,8 +32,9 @@ const SCRATCH_KEPT_BYTES: u64 = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Pending {
     page_size: PageSize,
-    /// The newest version of each page.
-    slots: HashMap<Pgno, u32>,
+    /// The newest version of each page. Whoever writes the database chooses the numbers; which of them
+    /// collide is chosen anew for each set, and seen by nobody.
+    slots: HashMap<Pgno, u32, RandomState>,
     /// Slots of pages that were dropped, to be used again.
     free: Vec<u32>,
     /// How many slots were ever used since the last clear.
@@ -56,7 +58,7 @@ impl Pending {
     pub(crate) fn new(page_size: PageSize, arena_bytes: usize, scratch_dir: &Path) -> Self {
         Self {
             page_size,
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             free: Vec::new(),
             used: 0,
             spare: None,
@@ -236,7 +238,7 @@ impl Pending {
     /// Gives memory and scratch space back, if nothing is pending.
     pub(crate) fn relax(&mut self) {
         if self.slots.is_empty() {
-            self.slots = HashMap::new();
+            self.slots = HashMap::default();
             self.free = Vec::new();
             self.pieces = Vec::new();
             self.run = Run::default();
@@ -281,11 +283,12 @@ impl Pending {
     /// Writes the run to the scratch file; the next one follows it. Without success it stays.
     fn write_run(&mut self) -> io::Result<()> {
         let Self { run, scratch, .. } = self;
-        if !run.bytes.is_empty() {
+        let held = run.held();
+        if !held.is_empty() {
             let scratch = opened(scratch, &self.scratch_dir)?;
-            scratch.write_all_at(&run.bytes, run.offset)?;
-            run.offset += run.bytes.len() as u64;
-            run.bytes.clear();
+            scratch.write_all_at(held, run.offset)?;
+            run.offset += held.len() as u64;
+            run.held = 0;
         }
         Ok(())
     }
@@ -328,28 +331,34 @@ enum Place {
 #[derive(Debug, Default)]
 struct Run {
     offset: u64,
+    /// How many bytes are held.
+    held: usize,
     bytes: Vec<u8>,
 }
 
 impl Run {
     fn clear(&mut self) {
-        self.offset = 0;
-        self.bytes.clear();
+        (self.offset, self.held) = (0, 0);
+    }
+
+    fn held(&self) -> &[u8] {
+        self.bytes.get(..self.held).unwrap_or_default()
     }
 
     /// Whether a page of it is held, or follows what is.
     fn takes(&self, offset: u64, page_bytes: usize) -> bool {
-        self.at(offset).is_some_and(|at| {
-            at < self.bytes.len() || (at == self.bytes.len() && at + page_bytes <= RUN_BYTES)
-        })
+        self.at(offset)
+            .is_some_and(|at| at < self.held || (at == self.held && at + page_bytes <= RUN_BYTES))
     }
 
     /// Where a page lies that it [takes](Self::takes).
     fn room(&mut self, offset: u64, page_bytes: usize) -> &mut [u8] {
         let at = self.at(offset).unwrap_or_default();
-        if at == self.bytes.len() {
-            self.bytes.reserve_exact(RUN_BYTES - at);
-            self.bytes.resize(at + page_bytes, 0);
+        if at == self.held {
+            self.held += page_bytes;
+        }
+        if self.bytes.is_empty() {
+            self.bytes = vec![0; RUN_BYTES];
         }
         self.bytes.get_mut(at..at + page_bytes).unwrap_or_default()
     }
@@ -357,7 +366,7 @@ impl Run {
     /// A page that is held.
     fn page(&self, offset: u64, page_bytes: usize) -> Option<&[u8]> {
         let at = self.at(offset)?;
-        self.bytes.get(at..at + page_bytes)
+        self.held().get(at..at + page_bytes)
     }
 
     fn at(&self, offset: u64) -> Option<usize> {
