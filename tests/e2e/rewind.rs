@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use sqlrep_tests::ctl::exit;
+use sqlrep_tests::wait::PATIENCE;
 use sqlrep_tests::{Agent, Orm, Said, Sqlite, Workload, World, image, ltx, poll, say};
 use sqlrep_tests::{scenario, wait};
 
@@ -71,6 +73,16 @@ pub(crate) fn process_for(agent: &Agent, verb: &str) -> Result<Option<i32>> {
 fn wait_process(agent: &Agent) -> Result<i32> {
     poll("a process rewinds", Duration::from_secs(30), || {
         process_of(agent)
+    })
+}
+
+/// The same for a rewind that was asked for in a thread; nothing where it was over before anybody saw
+/// its process.
+fn process_within<T>(agent: &Agent, asked: &ScopedJoinHandle<'_, T>) -> Result<Option<i32>> {
+    poll("a process rewinds", PATIENCE, || {
+        let over = asked.is_finished();
+        let found = process_of(agent)?;
+        Ok((found.is_some() || over).then_some(found))
     })
 }
 
@@ -508,15 +520,17 @@ fn a_rewind_whose_process_is_killed_is_done_or_not() {
             let agent = world.agent()?;
             let mut large = Large::make(world, &agent, journal)?;
             let mut dice = world.dice(7);
-            let mut done = 0;
+            let (mut done, mut killed) = (0, 0);
             let rounds = 6;
             for _ in 0..rounds {
                 let (before, _) = settle(&large.scene, &agent)?;
                 let said = std::thread::scope(|scope| {
                     let said = scope.spawn(|| rewind(&large.scene, &agent, large.then));
-                    let process = wait_process(&agent)?;
-                    std::thread::sleep(Duration::from_millis(dice.u64(0..400)));
-                    kill(process);
+                    if let Some(process) = process_within(&agent, &said)? {
+                        std::thread::sleep(Duration::from_millis(dice.u64(0..400)));
+                        kill(process);
+                        killed += 1;
+                    }
                     said.join().expect("no panic")
                 })?;
                 let rewound = large.is_rewound(world)?;
@@ -533,8 +547,9 @@ fn a_rewind_whose_process_is_killed_is_done_or_not() {
                 }
             }
             say(&format!(
-                "{journal}: {done} of {rounds} killed rewinds were done"
+                "{journal}: {done} of {rounds} rewinds were done, of which {killed} were killed"
             ));
+            ensure!(killed > 0, "nobody was killed");
             rewind(&large.scene, &agent, large.then)?.done()?;
             large.scene.prove_equal(world, &agent)
         });
@@ -546,7 +561,7 @@ fn a_rewind_whose_agent_is_killed_is_done_or_not() {
     scenario("rewind-agent-killed", binaries(), |world| {
         let mut agent = world.agent()?;
         let mut large = Large::make(world, &agent, "WAL")?;
-        let mut dice = world.dice(8);
+        let (mut dice, mut killed) = (world.dice(8), 0);
         for _ in 0..4 {
             let (before, _) = settle(&large.scene, &agent)?;
             let ctl = agent.ctl();
@@ -560,18 +575,21 @@ fn a_rewind_whose_agent_is_killed_is_done_or_not() {
                 "--txid",
                 &txid,
             ];
-            let process = std::thread::scope(|scope| -> Result<i32> {
+            let process = std::thread::scope(|scope| -> Result<Option<i32>> {
                 let said = scope.spawn(|| ctl.run(words));
-                let process = wait_process(&agent)?;
+                let process = process_within(&agent, &said)?;
                 std::thread::sleep(Duration::from_millis(dice.u64(0..400)));
                 agent.kill()?;
                 said.join().expect("no panic")?;
                 Ok(process)
             })?;
-            // Nobody tells it to go on: it ends by itself.
-            wait("the process ends", || {
-                Ok(!Path::new(&format!("/proc/{process}/cmdline")).exists())
-            })?;
+            if let Some(process) = process {
+                killed += 1;
+                // Nobody tells it to go on: it ends by itself.
+                wait("the process ends", || {
+                    Ok(!Path::new(&format!("/proc/{process}/cmdline")).exists())
+                })?;
+            }
             agent = world.agent()?;
             agent.ctl().wait_following(&large.scene.reference)?;
             let rewound = large.is_rewound(world)?;
@@ -581,6 +599,7 @@ fn a_rewind_whose_agent_is_killed_is_done_or_not() {
                 large.new = image::settled(&large.scene.db)?;
             }
         }
+        ensure!(killed > 0, "nobody was killed while a process rewound");
         rewind(&large.scene, &agent, large.then)?.done()?;
         large.scene.prove_equal(world, &agent)
     });
