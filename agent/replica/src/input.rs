@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use sqlrep_format::ltx::{self, Checksums, Header, Tail};
-use sqlrep_format::{Checksum, Crc64, PageSize};
+use sqlrep_format::{Checksum, Crc64};
 
 use crate::{ReplicaFile, Store, StoreError};
 
@@ -154,16 +154,6 @@ impl Proof {
     pub(crate) fn corrupt(&self, reason: impl ToString) -> StoreError {
         StoreError::corrupt(&self.path)(reason)
     }
-}
-
-/// How many bytes the file checksum covers of one page: its header, for a bare block its length,
-/// and the page itself (LITESTREAM.md §1.7).
-pub(crate) fn hashed_bytes(frame: &[u8], page_size: PageSize) -> u64 {
-    let before = match frame.get(4..6) {
-        Some([0, 0]) | None => 6,
-        Some(_) => 10,
-    };
-    before + u64::from(page_size.get())
 }
 
 fn check(file: &ReplicaFile, header: &Header, tail: &Tail, path: &Path) -> Result<(), StoreError> {

@@ -288,4 +288,6 @@ impl Sink for InPlace<'_> {
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod tail;
+#[cfg(test)]
 mod tests;

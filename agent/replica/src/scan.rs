@@ -1,12 +1,14 @@
 //! Reads the files of a plan once, on several threads, and hands each page of the final state to a
 //! sink exactly once: the engine under restore and verify.
 //!
-//! One dispatcher walks the files from the newest to the oldest and reads their page indexes. It
-//! marks each page that it meets for the first time: the newest file that holds a page owns it.
-//! A file's pages above the size of a later state are nobody's; if the database grew again, newer
-//! files hold them. Workers read and decode ranges of pages, owned or not, so that every byte of
-//! every file is proven. Memory is a bit for each page, and a few megabytes for each thread.
+//! A few threads open files ahead. One dispatcher walks them from the newest to the oldest and reads
+//! their page indexes. It marks each page that it meets for the first time: the newest file that holds
+//! a page owns it. A file's pages above the size of a later state are nobody's; if the database grew
+//! again, newer files hold them. Workers read and decode ranges of pages, owned or not, so that every
+//! byte of every file is proven. Memory is a bit for each page, a few megabytes for each thread, and
+//! what is opened ahead.
 
+mod ahead;
 mod owned;
 mod work;
 
@@ -19,8 +21,9 @@ use sqlrep_format::Crc64;
 use sqlrep_format::ltx::Header;
 use sqlrep_format::{PageSize, Pgno};
 
-use crate::input::{INDEX_BUFFER_BYTES, IndexReader, Input, Keep, Proof};
+use crate::input::{INDEX_BUFFER_BYTES, IndexReader, Input, Proof};
 use crate::{Plan, Progress, ReplicaFile, Store, StoreError};
+use ahead::Ahead;
 use owned::Owned;
 use work::{Entry, Item, Part, Worker};
 
@@ -28,10 +31,8 @@ use work::{Entry, Item, Part, Worker};
 const ITEM_BYTES: u64 = 1024 * 1024;
 /// How many pages one work item has at most: bounds what well-compressed pages decode to.
 const ITEM_PAGES: usize = 1024;
-/// Work items that wait for each thread.
+/// Batches that wait for each thread.
 const QUEUE: usize = 2;
-/// Files up to this size are read at once.
-const WHOLE_BYTES_MAX: u64 = 512 * 1024;
 /// More threads than this only fight for the disk (L12).
 const THREADS_MAX: usize = 16;
 
@@ -69,6 +70,9 @@ pub(crate) enum ScanError {
     /// The plan has no files.
     Nothing,
 }
+
+/// What one thread takes at once.
+type Batch<'s> = Vec<Item<'s>>;
 
 /// What all threads share.
 pub(crate) struct Shared<'a> {
@@ -128,9 +132,10 @@ pub(crate) fn scan(
         }
         drop(receive);
         Dispatcher {
-            store,
+            opened: Ahead::spawn(scope, store, &plan.steps),
             plan,
             shared: &shared,
+            batch: Batch::default(),
             send,
         }
         .run()
@@ -154,26 +159,30 @@ pub(crate) fn scan(
 }
 
 /// A worker: takes items until there are no more.
-fn drain(receive: &Mutex<Receiver<Item<'_>>>, shared: &Shared<'_>) {
+fn drain(receive: &Mutex<Receiver<Batch<'_>>>, shared: &Shared<'_>) {
     let mut worker = Worker::default();
     loop {
-        let item = receive
+        let batch = receive
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .recv();
-        let Ok(item) = item else { return };
-        // After an error the queue is emptied, so that the dispatcher never waits for ever.
-        if !shared.stopped() {
-            worker.work(&item, shared);
+        let Ok(batch) = batch else { return };
+        for item in batch {
+            // After an error the queue is emptied, so that the dispatcher never waits for ever.
+            if !shared.stopped() {
+                worker.work(&item, shared);
+            }
         }
     }
 }
 
 struct Dispatcher<'a> {
-    store: &'a dyn Store,
+    opened: Ahead<'a>,
     plan: &'a Plan,
     shared: &'a Shared<'a>,
-    send: SyncSender<Item<'a>>,
+    /// What is to be sent next.
+    batch: Batch<'a>,
+    send: SyncSender<Batch<'a>>,
 }
 
 struct Dispatched {
@@ -184,29 +193,32 @@ struct Dispatched {
 }
 
 impl<'a> Dispatcher<'a> {
-    fn run(self) -> Result<Dispatched, ScanError> {
-        let steps = &self.plan.steps;
-        let keep = Keep {
-            whole_bytes_max: WHOLE_BYTES_MAX,
-            open: true,
-        };
-        let mut files = Vec::with_capacity(steps.len());
+    fn run(mut self) -> Result<Dispatched, ScanError> {
+        let mut files = Vec::with_capacity(self.plan.steps.len());
+        let mut steps = self.plan.steps.iter().enumerate().rev();
         let mut state: Option<(Header, Owned)> = None;
         // The size of the smallest state from here on: pages above it do not live to the end.
         let mut live = u32::MAX;
-        for (place, file) in steps.iter().enumerate().rev() {
-            let failed = |cause| ScanError::File {
-                file: file.clone(),
-                cause,
-            };
-            let input = Arc::new(Input::open(self.store, file, keep).map_err(failed)?);
-            live = live.min(input.header.commit.get());
-            let (head, owned) = match &mut state {
-                Some(state) => state,
-                None => state.insert(self.begin(&input)?),
-            };
-            same_page_size(head, &input).map_err(failed)?;
-            files.push(self.index(place, &input, live, owned)?);
+        while let Some(group) = self.opened.next() {
+            for (opened, (place, file)) in group.into_iter().zip(&mut steps) {
+                self.go_on()?;
+                let failed = |cause| ScanError::File {
+                    file: file.clone(),
+                    cause,
+                };
+                let input = Arc::new(opened.map_err(failed)?);
+                live = live.min(input.header.commit.get());
+                let (head, owned) = match &mut state {
+                    Some(state) => state,
+                    None => state.insert(self.begin(&input)?),
+                };
+                same_page_size(head, &input).map_err(failed)?;
+                files.push(self.index(place, &input, live, owned)?);
+            }
+            self.send()?;
+        }
+        if steps.next().is_some() {
+            return Err(ScanError::Cancelled); // a panic among those who open is reported in its place
         }
         files.reverse();
         let (head, owned) = state.ok_or(ScanError::Nothing)?;
@@ -229,7 +241,7 @@ impl<'a> Dispatcher<'a> {
 
     /// Cuts one file into work items.
     fn index(
-        &self,
+        &mut self,
         place: usize,
         input: &Arc<Input<'a>>,
         live: u32,
@@ -255,10 +267,14 @@ impl<'a> Dispatcher<'a> {
             if item.bytes >= ITEM_BYTES || item.entries.len() >= ITEM_PAGES {
                 seq += 1;
                 let full = std::mem::replace(&mut item, Item::new(place, seq, Arc::clone(input)));
-                self.submit(full)?;
+                self.batch.push(full);
+                self.send()?;
+                self.go_on()?;
             }
         }
-        self.submit(item)?;
+        if !item.entries.is_empty() {
+            self.batch.push(item);
+        }
         let (tail_crc, tail_bytes) = index.crc();
         let (file, commit) = (input.file.clone(), input.header.commit.get());
         Ok(Indexed {
@@ -270,12 +286,20 @@ impl<'a> Dispatcher<'a> {
         })
     }
 
-    fn submit(&self, item: Item<'a>) -> Result<(), ScanError> {
+    fn send(&mut self) -> Result<(), ScanError> {
+        let batch = std::mem::take(&mut self.batch);
+        // A panic among those who take it is reported in place of this.
+        let sent = self.send.send(batch);
+        sent.map_err(|_| ScanError::Cancelled)
+    }
+
+    /// Whether anybody still wants the rest.
+    fn go_on(&self) -> Result<(), ScanError> {
         if self.shared.progress.cancelled() {
             self.shared.fail(ScanError::Cancelled);
         }
-        // What stopped the others, or a panic among them, is reported in place of this.
-        if self.shared.stopped() || self.send.send(item).is_err() {
+        // What stopped the others is reported in place of this.
+        if self.shared.stopped() {
             return Err(ScanError::Cancelled);
         }
         Ok(())

@@ -98,8 +98,9 @@ pub(super) fn pieces(file: &[u8]) -> Result<(Header, Pages), DecodeError> {
     pages.sort();
     let mut crc = Crc64::new();
     crc.update(&file[..super::HEADER_BYTES]);
-    crc.append(&first);
-    crc.append(&second);
+    for part in [&first, &second] {
+        crc = Crc64::resume(Crc64::combine(crc.value(), part.value(), part.bytes()));
+    }
     let expected = finish_crc(crc, index_bytes, tail.trailer.post_apply);
     let found = tail.trailer.file;
     if expected != found {

@@ -121,7 +121,9 @@ fn one_read_in_the_middle_of_a_file_that_goes_wrong_is_an_error_and_never_a_stat
                     let text = text(error.as_ref());
                     let place = dir.path().display().to_string();
                     assert!(text.contains(&place), "{context}: no place: {text}");
-                    assert!(tells(&text, wrong, true), "{context}: no reason: {text}");
+                    // Files are opened beside one another: the call may have become another one.
+                    let reading = store.calls().get(call) == Some(&"read");
+                    assert!(tells(&text, wrong, reading), "{context}: no reason: {text}");
                 }
                 let left = fs::read_dir(dir.path().join("out")).unwrap().count();
                 assert_eq!(left, 0, "{context}: something is left in the volume");

@@ -7,7 +7,7 @@ use sqlrep_format::{Crc64, PageSize, Pgno};
 
 use super::{ScanError, Shared};
 use crate::StoreError;
-use crate::input::{Input, hashed_bytes};
+use crate::input::Input;
 
 /// Pages that follow one another are handed over together, up to this much.
 const RUN_BYTES: usize = 1024 * 1024;
@@ -82,9 +82,6 @@ pub(super) struct Worker {
 impl Worker {
     /// Works on one item; errors go to `shared`.
     pub(super) fn work(&mut self, item: &Item<'_>, shared: &Shared<'_>) {
-        if item.entries.is_empty() {
-            return;
-        }
         match self.decode(item, shared) {
             Ok(part) => {
                 shared
@@ -113,7 +110,6 @@ impl Worker {
 
         let mut decoder = PageDecoder::new(page_size);
         let mut crc = Crc64::new();
-        let mut covered = 0;
         let mut rest = self.frames.as_slice();
         let mut offset = item.offset;
         let mut run = Run {
@@ -142,7 +138,6 @@ impl Worker {
             if entry.wanted {
                 run.keep(entry.pgno);
             }
-            covered += hashed_bytes(frame, page_size);
             offset += entry.bytes;
         }
         run.flush()?;
@@ -150,7 +145,7 @@ impl Worker {
             place: item.place,
             seq: item.seq,
             crc: crc.value(),
-            bytes: covered,
+            bytes: crc.bytes(),
         })
     }
 }
