@@ -30,7 +30,7 @@ use crate::decide::Decision;
 use crate::error::{Class, CommandError, StageError};
 use crate::fleet::Context;
 use crate::home::Home;
-use crate::lane::{LaneError, named, stage};
+use crate::lane::{LaneError, capturing, named, stage};
 use crate::progress::{Phase, Progress};
 use crate::remote::Remote;
 use crate::stage::capture::{Capture, Job, wall_now};
@@ -665,7 +665,7 @@ impl Database {
     fn capture_job(&self) -> Result<Job, StageError> {
         Ok(Job {
             name: format!("cap-{}", short(&self.id)),
-            db: self.id.to_string(),
+            span: capturing(&self.id, &self.volume.pod.name),
             live: LiveFile::new(&self.volume.dir, self.id.path())?,
             spool: self.spool.clone(),
             options: self.context.capture_options(self.writer.get()),

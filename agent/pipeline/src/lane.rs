@@ -93,6 +93,19 @@ pub(crate) fn named(id: &DbId, pod: &str) -> Span {
     tracing::debug_span!("database", db = %id, ns = id.namespace(), pod, volume = id.volume())
 }
 
+/// The span of the thread that captures a database. What is logged on it names nobody, so this is there
+/// whatever `RUST_LOG` hides.
+pub(crate) fn capturing(id: &DbId, pod: &str) -> Span {
+    tracing::error_span!(
+        "database",
+        db = %id,
+        ns = id.namespace(),
+        pod,
+        volume = id.volume(),
+        stage = "capture"
+    )
+}
+
 /// The span of one run of a stage, within that of its database: what is logged below names neither.
 pub(crate) fn stage(name: &'static str) -> Span {
     tracing::debug_span!("stage", stage = name)
@@ -213,6 +226,16 @@ fn serve(jobs: &Mutex<Receiver<Job>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_thread_that_captures_logs_says_whose_it_is_at_every_level() {
+        let id = DbId::new("media", "app", "data", "x.db").unwrap();
+        let span = capturing(&id, "app-1");
+        let metadata = span.metadata().unwrap();
+        let fields: Vec<_> = metadata.fields().iter().map(|field| field.name()).collect();
+        assert_eq!(fields, ["db", "ns", "pod", "volume", "stage"]);
+        assert_eq!(*metadata.level(), tracing::Level::ERROR);
+    }
 
     #[tokio::test]
     async fn a_job_returns_its_value() {

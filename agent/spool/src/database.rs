@@ -543,6 +543,12 @@ impl DatabaseSpool {
         fact.map(|fact| self.inner.entry(&fact))
     }
 
+    /// The newest file, shipped or not; it always stays.
+    pub fn newest(&self) -> Option<Entry> {
+        let fact = lock(&self.inner.state).files.back().copied();
+        fact.map(|fact| self.inner.entry(&fact))
+    }
+
     /// Everything up to here was told to somebody by its TXID, and keeps it.
     pub fn promise(&self, txid: Txid) {
         let mut state = lock(&self.inner.state);

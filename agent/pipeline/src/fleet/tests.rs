@@ -239,6 +239,33 @@ async fn a_share_that_hangs_stops_neither_capture_nor_answers_nor_the_end() {
     fleet.shutdown().await;
 }
 
+#[tokio::test]
+async fn the_first_file_counts_among_the_bytes_that_were_captured() {
+    let dir = TempDir::new().unwrap();
+    for made in ["nas", "volume"] {
+        std::fs::create_dir(dir.path().join(made)).unwrap();
+    }
+    let db = dir.path().join("volume/app.db");
+    let app = App::start(db.clone());
+    wait("the app has begun", || demo::digest(&db).is_ok()).await;
+    app.stop();
+    let fleet = start(dir.path()).unwrap();
+    let id = follow(dir.path(), &fleet).await;
+    timeout(PATIENCE, fleet.capture_and_ship(&id))
+        .await
+        .unwrap()
+        .unwrap();
+    let level = dir.path().join("nas").join(id.replica_path()).join("ltx/0");
+    let files = std::fs::read_dir(level).unwrap();
+    let sizes: Vec<u64> = files
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .collect();
+    let counters = fleet.list()[0].counters;
+    assert_eq!(counters.captured_files, sizes.len() as u64);
+    assert_eq!(counters.captured_bytes, sizes.iter().sum::<u64>());
+    fleet.shutdown().await;
+}
+
 /// A call that hung goes on when the share is unmounted: its path leads to the directory beneath.
 #[tokio::test]
 async fn what_was_begun_on_a_root_is_never_written_to_what_stands_in_its_place() {

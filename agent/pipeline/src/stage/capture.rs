@@ -14,6 +14,7 @@ use sqlrep_format::{Timestamp, Txid};
 use sqlrep_replica::Ownership;
 use sqlrep_spool::{DatabaseSpool, Entry};
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use crate::clock::{ChainClock, Reading};
 use crate::error::{Class, StageError};
@@ -54,8 +55,8 @@ pub(crate) enum Command {
 pub(crate) struct Job {
     /// Name of the thread.
     pub(crate) name: String,
-    /// Identity of the database, for the log.
-    pub(crate) db: String,
+    /// What is logged on the thread says whose it is by this.
+    pub(crate) span: Span,
     pub(crate) live: LiveFile,
     pub(crate) spool: DatabaseSpool,
     pub(crate) options: Options,
@@ -77,7 +78,7 @@ impl Capture {
         let (commands, inbox) = sync_channel(limits::CAPTURE_QUEUE);
         let progress = Arc::clone(&job.progress);
         let path = job.live.full_path();
-        let span = tracing::info_span!("capture", db = %job.db);
+        let span = job.span.clone();
         std::thread::Builder::new()
             .name(job.name.clone())
             .stack_size(limits::CAPTURE_STACK_BYTES)
@@ -293,6 +294,7 @@ impl Thread<'_> {
         };
         tracing::debug!(?start, "attached");
         let after = self.job.spool.position().map(|position| position.txid);
+        let first_bytes = self.newest_bytes(after);
         self.failing = None;
         self.gone_at = None;
         self.unlinked_at = None;
@@ -305,7 +307,7 @@ impl Thread<'_> {
             facts.txid = after;
             if let Some(txid) = after.filter(|_| after != before) {
                 facts.dirty_since = Some(begun);
-                facts.record_cut(txid, 0, begun);
+                facts.record_cut(txid, first_bytes, begun);
             }
         });
         self.measure(&session);
@@ -464,15 +466,24 @@ impl Thread<'_> {
         let txid = position.map(|position| position.txid);
         if let Some(txid) = txid.filter(|txid| before.is_none_or(|before| *txid > before.txid)) {
             self.job.spool.promise(txid);
+            let bytes = self.newest_bytes(Some(txid));
             self.job.progress.update(|facts| {
                 facts.dirty_since.get_or_insert(begun);
-                facts.record_cut(txid, 0, begun);
+                facts.record_cut(txid, bytes, begun);
                 facts.full = Some(txid);
             });
             self.pace.wrote(Instant::now());
         }
         self.measure(session);
         Ok(())
+    }
+
+    /// The size of the file of a TXID that was written last.
+    fn newest_bytes(&self, txid: Option<Txid>) -> u64 {
+        let newest = self.job.spool.newest();
+        newest
+            .filter(|entry| Some(entry.txid) == txid)
+            .map_or(0, |entry| entry.bytes)
     }
 
     fn seal(&mut self, session: &mut Follower, keeper: Keeper) -> Result<Txid, StageError> {
