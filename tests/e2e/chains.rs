@@ -158,11 +158,12 @@ fn a_replica_between_two_chains_does_not_count_as_empty() {
         sqlrep_tests::pod::rename(&chain, &aside)?;
         fs::create_dir(&chain)?;
         let pod = sqlrep_tests::Pod::start(world, sqlrep_tests::PodOptions::app("app"))?;
-        let row = agent.ctl().wait_state(&scene.reference, "stalled")?;
-        ensure!(
-            row.words().contains("moved to branch"),
-            "no reason: {row:?}"
-        );
+        wait("it says why it does not begin", || {
+            let row = agent.ctl().row(&scene.reference)?;
+            Ok(row.is_some_and(|row| {
+                row.state() == "stalled" && row.words().contains("moved to branch")
+            }))
+        })?;
         only(&pod.volume("data"), &[])?;
         fs::remove_dir(&chain)?;
         sqlrep_tests::pod::rename(&aside, &chain)?;

@@ -303,7 +303,9 @@ impl Fleet {
             Holder::Nobody => return None,
             Holder::Here(pod) => {
                 let why = "which is on this node and has not ended yet";
-                let why = why_here(self.context.goes_away(&pod.uid), why);
+                let goes =
+                    self.context.goes_away(&pod.uid) || self.context.leaves_volumes(&pod.uid);
+                let why = why_here(goes, why);
                 (pod.name, pod.node, Verdict::Wait(why))
             }
             Holder::Unnamed(writer) => (

@@ -115,6 +115,16 @@ impl<'s> Input<'s> {
         read(store, &self.bytes, &self.file, path, offset, buffer)
     }
 
+    /// Bytes that are in memory already.
+    pub(crate) fn held(&self, offset: u64, bytes: u64) -> Option<&[u8]> {
+        let Bytes::Whole(whole) = &self.bytes else {
+            return None;
+        };
+        let range =
+            usize::try_from(offset).ok()?..usize::try_from(offset.checked_add(bytes)?).ok()?;
+        whole.get(range)
+    }
+
     /// The file is damaged.
     pub(crate) fn corrupt(&self, reason: impl ToString) -> StoreError {
         StoreError::corrupt(&self.path)(reason)

@@ -86,9 +86,10 @@ impl Context {
         self.home.ship().run(limits::LIST_TIMEOUT, job).await?
     }
 
-    /// It names that pod no more, or the pod is there again.
-    fn is_left_alone(&self, note: &VolumeNote) {
-        lock(&self.leaving).remove(note);
+    /// Whether a volume of that pod is on its way back: its files are gone, though it may be known still.
+    pub(crate) fn leaves_volumes(&self, pod_uid: &str) -> bool {
+        let leaving = lock(&self.leaving);
+        leaving.keys().any(|note| note.pod_uid == pod_uid)
     }
 }
 
@@ -110,9 +111,6 @@ async fn give_back(fleet: Weak<Context>, note: VolumeNote) {
     };
     let mut pause = limits::RETRY_MIN;
     while let Some(context) = fleet.upgrade() {
-        if context.pods().contains(&note.pod_uid) {
-            return context.is_left_alone(&note);
-        }
         if context.is_under_way(&note) {
             drop(context);
             if changes.changed().await.is_err() {
@@ -125,7 +123,8 @@ async fn give_back(fleet: Weak<Context>, note: VolumeNote) {
                 if let Err(error) = context.spool.forget_volume(&note) {
                     tracing::warn!(err = %error, "a volume will be given back once more");
                 }
-                return context.is_left_alone(&note);
+                lock(&context.leaving).remove(&note);
+                return;
             }
             Err(error) => {
                 let before = lock(&context.leaving).insert(note.clone(), Leaving::Refused);

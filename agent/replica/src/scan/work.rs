@@ -101,16 +101,21 @@ impl Worker {
             cause,
         };
         let page_size = item.input.header.page_size;
-        // Bounded: an item ends with the page that fills it, and a page has a longest frame.
-        self.frames
-            .resize(usize::try_from(item.bytes).unwrap_or(usize::MAX), 0);
-        item.input
-            .read(item.offset, &mut self.frames)
-            .map_err(failed)?;
+        let frames = if let Some(held) = item.input.held(item.offset, item.bytes) {
+            held
+        } else {
+            // Bounded: an item ends with the page that fills it, and a page has a longest frame.
+            self.frames
+                .resize(usize::try_from(item.bytes).unwrap_or(usize::MAX), 0);
+            item.input
+                .read(item.offset, &mut self.frames)
+                .map_err(failed)?;
+            &self.frames
+        };
 
         let mut decoder = PageDecoder::new(page_size);
         let mut crc = Crc64::new();
-        let mut rest = self.frames.as_slice();
+        let mut rest = frames;
         let mut offset = item.offset;
         let mut run = Run {
             first: Pgno::FIRST,
