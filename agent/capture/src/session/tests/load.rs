@@ -65,17 +65,17 @@ fn follow(bench: &mut Bench, session: &mut Session, time: Duration) -> Seen {
     seen
 }
 
-/// Follows until so much was written that the WAL must have begun anew again and again. How large it
+/// Follows for two seconds, and until more was read than the WAL ever had: so it began anew. How large it
 /// gets meanwhile is a matter of who gets the processor, and of the benchmarks.
 fn follow_resets(bench: &mut Bench, session: &mut Session) {
     let (begun, mut all) = (Instant::now(), Seen::default());
-    while begun.elapsed() < Duration::from_secs(2) || all.read < 2 * all.peak {
+    while begun.elapsed() < Duration::from_secs(2) || all.read <= all.peak {
         let seen = follow(bench, session, Duration::from_millis(200));
         all = Seen {
             peak: all.peak.max(seen.peak),
             read: all.read + seen.read,
         };
-        assert!(begun.elapsed() < Duration::from_mins(1), "{all:?}");
+        assert!(begun.elapsed() < Duration::from_mins(2), "{all:?}");
     }
 }
 
