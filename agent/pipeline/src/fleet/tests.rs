@@ -162,15 +162,21 @@ fn answers(fleet: &Fleet) -> Vec<DatabaseStatus> {
     rows
 }
 
+/// An app that has begun to write, beside an empty share.
+async fn begun(dir: &Path) -> (App, PathBuf) {
+    for made in ["nas", "volume"] {
+        std::fs::create_dir(dir.join(made)).unwrap();
+    }
+    let db = dir.join("volume/app.db");
+    let app = App::start(db.clone());
+    wait("the app has begun", || demo::digest(&db).is_ok()).await;
+    (app, db)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_share_that_hangs_stops_neither_capture_nor_answers_nor_the_end() {
     let dir = TempDir::new().unwrap();
-    for made in ["nas", "volume"] {
-        std::fs::create_dir(dir.path().join(made)).unwrap();
-    }
-    let db = dir.path().join("volume/app.db");
-    let app = App::start(db.clone());
-    wait("the app has begun", || demo::digest(&db).is_ok()).await;
+    let (app, db) = begun(dir.path()).await;
     let fleet = start(dir.path()).unwrap();
     let id = follow(dir.path(), &fleet).await;
     timeout(PATIENCE, fleet.capture_and_ship(&id))
@@ -242,12 +248,7 @@ async fn a_share_that_hangs_stops_neither_capture_nor_answers_nor_the_end() {
 #[tokio::test]
 async fn the_first_file_counts_among_the_bytes_that_were_captured() {
     let dir = TempDir::new().unwrap();
-    for made in ["nas", "volume"] {
-        std::fs::create_dir(dir.path().join(made)).unwrap();
-    }
-    let db = dir.path().join("volume/app.db");
-    let app = App::start(db.clone());
-    wait("the app has begun", || demo::digest(&db).is_ok()).await;
+    let (app, _) = begun(dir.path()).await;
     app.stop();
     let fleet = start(dir.path()).unwrap();
     let id = follow(dir.path(), &fleet).await;

@@ -34,6 +34,13 @@ async fn becomes(what: &str, so: impl Fn() -> bool) {
     timeout(Duration::from_mins(1), waits).await.expect(what);
 }
 
+impl Root {
+    /// Two nodes; what the second is told of the pod of the first.
+    fn nodes(&self, life: PodLife) -> (Node, Node) {
+        (self.node("far", PodLife::Alive), self.node("here", life))
+    }
+}
+
 impl Node {
     async fn begins(&self) -> usize {
         self.prepare().await.unwrap().restored.len()
@@ -47,10 +54,7 @@ impl Node {
 #[tokio::test]
 async fn a_pod_before_its_first_file_has_its_volume() {
     let root = Root::empty();
-    let (far, here) = (
-        root.node("far", PodLife::Alive),
-        root.node("here", PodLife::Alive),
-    );
+    let (far, here) = root.nodes(PodLife::Alive);
     assert_eq!((far.begins().await, far.begins().await), (0, 0));
     assert_eq!(owner(&root).as_deref(), Some("uid-far"));
     let why = here.waits().await;
@@ -73,10 +77,7 @@ async fn a_pod_before_its_first_file_has_its_volume() {
 #[tokio::test]
 async fn what_comes_from_it_late_is_restored() {
     let root = Root::empty();
-    let (far, here) = (
-        root.node("far", PodLife::Alive),
-        root.node("here", PodLife::Alive),
-    );
+    let (far, here) = root.nodes(PodLife::Alive);
     far.begins().await;
     here.says(PodLife::Terminating);
     here.waits().await;
@@ -99,10 +100,7 @@ async fn what_comes_from_it_late_is_restored() {
 async fn one_that_is_gone_is_given_the_drain_time_once() {
     for state in [None, Some(OwnerState::Active)] {
         let root = Root::empty();
-        let (far, here) = (
-            root.node("far", PodLife::Alive),
-            root.node("here", PodLife::Gone),
-        );
+        let (far, here) = root.nodes(PodLife::Gone);
         far.begins().await;
         if let Some(state) = state {
             root.fill(state);
@@ -148,10 +146,7 @@ async fn one_that_this_node_had_is_not_waited_for_when_it_is_gone() {
 #[tokio::test]
 async fn a_person_who_takes_a_replica_takes_its_volume() {
     let root = Root::empty();
-    let (far, here) = (
-        root.node("far", PodLife::Alive),
-        root.node("here", PodLife::Alive),
-    );
+    let (far, here) = root.nodes(PodLife::Alive);
     far.begins().await;
     root.fill(OwnerState::Active);
     here.waits().await;
