@@ -100,6 +100,22 @@ fn flock(kind: c_int, bytes: Bytes) -> libc::flock {
     }
 }
 
+/// Has the system begin to write a part of a file out, and does not wait for that. Unlike the advice
+/// that the part is not needed it drops nothing from memory; and a write that fails is told of at the
+/// next fsync of whoever has the file open, as it would have been (`sync_file_range(2)`).
+pub(crate) fn begin_write_out(file: &File, part: Range<u64>) -> io::Result<()> {
+    let offset = |at: u64| libc::off64_t::try_from(at).map_err(io::Error::other);
+    let (from, bytes) = (offset(part.start)?, offset(part.end - part.start)?);
+    // SAFETY: the descriptor is open as `file` is borrowed, and no memory of ours is touched.
+    let result = unsafe {
+        libc::sync_file_range(file.as_raw_fd(), from, bytes, libc::SYNC_FILE_RANGE_WRITE)
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Sets the user and group by which this thread's file accesses are judged, and by which its new
 /// files are owned. Gives back those that held before.
 pub(crate) fn set_file_identity(uid: u32, gid: u32) -> (u32, u32) {

@@ -3,6 +3,7 @@
 mod facts;
 mod helping;
 mod holding;
+mod outgoing;
 mod reading;
 mod writing;
 
@@ -21,6 +22,7 @@ use crate::window::Window;
 use crate::{Error, init, position, setup};
 
 pub use facts::{Look, Options, Start, Step};
+use outgoing::Outgoing;
 use writing::Batch;
 
 /// After so many looks in a row at a half-written wal-index its writer is taken for dead, and
@@ -78,6 +80,7 @@ pub struct Session {
     ebb_backfilled: u32,
     /// A set whose pages are in a file: its memory is used again.
     spare: Option<Pending>,
+    outgoing: Outgoing,
 }
 
 impl Session {
@@ -111,6 +114,7 @@ impl Session {
             ebb_looks: 0,
             ebb_backfilled: 0,
             spare: None,
+            outgoing: Outgoing::default(),
         })
     }
 
@@ -247,6 +251,8 @@ impl Session {
         let mut source = Batch::new(&batch, self);
         match spool.append(&draft, &mut source) {
             Ok(appended) => {
+                // Neither of the two is done in no time, with a file of many pages.
+                self.tend(|session| session.step().map(|_| ()));
                 self.spare = Some(batch.emptied());
                 Ok(Some(appended.entry))
             }

@@ -133,7 +133,7 @@ pub fn publish_unsettled(
     write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> Result<Option<Unsettled>, Failure> {
     let temp = Temp::create(fs, dir)?;
-    fill(&temp, write)?;
+    fill(&temp, Early::new(temp.file()), write)?;
     let file = temp.file().try_clone();
     let file = file.map_err(Failure::at("look at", temp.path()))?;
     let put = name_it(fs, dir, &temp, name, modified)?;
@@ -265,16 +265,16 @@ fn fill_durably(
     temp: &Temp<'_>,
     write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    fill(temp, write)?;
+    fill(temp, Early::gently(temp.file()), write)?;
     temp.fsync()
 }
 
 /// Writes a temp file; a long one goes to the disk meanwhile.
 fn fill(
     temp: &Temp<'_>,
+    early: Early<'_>,
     write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let early = Early::new(temp.file());
     let mut buffer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, early);
     write(&mut buffer)
         .and_then(|()| buffer.flush())

@@ -29,6 +29,10 @@ use crate::{Appended, Draft, Entry, Error, PageChecksums, PageSource, Position, 
 /// seconds of what an app writes. Of an app that writes more, the rest is read from the replica.
 const KEPT_BYTES_MAX: u64 = 16 << 20;
 
+/// Whoever appends has a WAL to tend, and flushes the ledger only when so many times as much relies on
+/// it as whoever ships waits for: when nothing is shipped.
+const APPEND_PATIENCE: u64 = 4;
+
 /// The spool of one database in one pod. Clones are handles to the same.
 #[derive(Clone)]
 pub struct DatabaseSpool {
@@ -285,12 +289,13 @@ impl Inner {
         }
     }
 
-    /// Flushes the ledger once enough relies on it.
-    fn flush_when_due(&self, bytes: u64) -> Result<(), Error> {
-        if self.shared.unflushed.add(bytes) {
+    /// Flushes the ledger once enough relies on it, and removes what nothing relies on any more.
+    fn flush_when_due(&self, patience: u64) -> Result<(), Error> {
+        if self.shared.unflushed.is_due(patience) {
             self.shared.flush_ledger();
+            return self.reap();
         }
-        self.reap()
+        Ok(())
     }
 
     /// Chunks that no longer count go; if not now, then before their number is used again.
@@ -454,7 +459,8 @@ impl DatabaseSpool {
         if ending {
             inner.settle_last()?;
         }
-        if let Err(err) = inner.flush_when_due(fact.bytes) {
+        inner.shared.unflushed.add(fact.bytes);
+        if let Err(err) = inner.flush_when_due(APPEND_PATIENCE) {
             tracing::warn!(db = %inner.id, %err, "shipped files stay in the spool for now");
         }
         Ok(Appended {
@@ -625,7 +631,9 @@ impl DatabaseSpool {
             bytes
         };
         inner.budget().sub(bytes);
-        inner.flush_when_due(bytes)
+        inner.shared.unflushed.add(bytes);
+        inner.flush_when_due(1)?;
+        inner.reap()
     }
 
     /// The shipper found the file of a TXID damaged. It and all that follow are moved aside, and

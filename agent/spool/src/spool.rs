@@ -90,14 +90,16 @@ pub(crate) struct Unflushed {
 }
 
 impl Unflushed {
-    /// One more file; says whether a flush is due.
-    pub(crate) fn add(&self, bytes: u64) -> bool {
-        let bytes = self
-            .bytes
-            .fetch_add(bytes, Ordering::Relaxed)
-            .saturating_add(bytes);
-        let files = self.files.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        bytes >= UNFLUSHED_BYTES_MAX || files >= UNFLUSHED_FILES_MAX
+    /// One more file.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether a flush is due for somebody who may wait for as much as so many times the bound.
+    pub(crate) fn is_due(&self, patience: u64) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= UNFLUSHED_BYTES_MAX * patience
+            || self.files.load(Ordering::Relaxed) >= UNFLUSHED_FILES_MAX * patience
     }
 
     fn reset(&self) {

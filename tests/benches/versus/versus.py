@@ -7,6 +7,7 @@ Called by ./run, which builds and fetches what is needed.
 
 import argparse
 import json
+import os
 import pathlib
 import platform
 import shutil
@@ -95,11 +96,19 @@ def rounds(name, count, args, programs, scratch):
             finally:
                 system.stop()
                 shutil.rmtree(folder, ignore_errors=True)
+                settle_disk()
     return {
         system: {key: middle([one[key] for one in figures]) for key in figures[0]}
         for system, figures in found.items()
         if figures
     }
+
+
+def settle_disk():
+    """What one system left is written, and the blocks of what it deleted are given back, before the
+    next one is measured."""
+    os.sync()
+    time.sleep(3)
 
 
 def text(value):

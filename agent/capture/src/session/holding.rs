@@ -105,7 +105,7 @@ impl Session {
         set.map_err(Error::io("lock the -shm of", &self.live))
     }
 
-    fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.busy_steps >= BUSY_STEPS
     }
 

@@ -63,7 +63,9 @@ impl Session {
     pub(super) fn advance(&mut self, published: &Published) -> Result<tail::Batch, Error> {
         let (cursor, span_from) = self.cursor_for(published)?;
         let scan = tail::scan(&self.live, cursor, published, &mut self.window)?;
-        self.take(&scan, span_from)
+        let batch = self.take(&scan, span_from)?;
+        self.send_out();
+        Ok(batch)
     }
 
     /// Puts the pages of a scan into the pending set; only then does the cursor move.

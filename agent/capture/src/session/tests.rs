@@ -40,6 +40,17 @@ fn calm(session: &mut Session) {
 }
 
 #[test]
+fn the_wal_of_an_app_that_is_not_busy_goes_to_the_disk_when_the_app_wants_it() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    app.insert(3000);
+    bench.capture(&mut session);
+    assert!(session.wal_bytes() > 1 << 20);
+    assert_eq!(session.outgoing.sent_to(), 0);
+}
+
+#[test]
 fn commits_become_l0_files_that_add_up_to_the_database() {
     for page_size in [512, 4096, 65_536] {
         let mut bench = Bench::new();

@@ -157,6 +157,14 @@ impl Session {
         taken.map_err(Error::io("keep the pending pages of", self.live.path()))
     }
 
+    /// Turns to the WAL while a file is cut. Whatever is wrong with it, the next look tells: the pages
+    /// of that file are proven.
+    pub(super) fn tend(&mut self, task: impl FnOnce(&mut Self) -> Result<(), Error>) {
+        if let Err(error) = task(self) {
+            tracing::debug!(%error, "the WAL could not be read while a file was cut");
+        }
+    }
+
     pub(super) fn newest_entry(&self) -> Option<Entry> {
         self.spool.pending().pop()
     }
@@ -188,25 +196,16 @@ impl<'a> Batch<'a> {
     }
 }
 
-impl Batch<'_> {
-    /// Whatever is wrong with the WAL now, the next look tells; this batch is proven.
-    fn tend(&mut self, task: impl FnOnce(&mut Session) -> Result<(), Error>) {
-        if let Err(error) = task(self.session) {
-            tracing::debug!(%error, "the WAL could not be read while a file was cut");
-        }
-    }
-}
-
 impl PageSource for Batch<'_> {
     fn next(&mut self, page: &mut [u8]) -> std::io::Result<Option<Pgno>> {
         let Some(pgno) = self.pages.next() else {
-            self.tend(Session::brake_for_fsync);
+            self.session.tend(Session::brake_for_fsync);
             return Ok(None);
         };
         self.given += page.len();
         if self.given >= TEND_BYTES {
             self.given = 0;
-            self.tend(|session| session.step().map(|_| ()));
+            self.session.tend(|session| session.step().map(|_| ()));
         }
         self.set.read(pgno, page)?;
         Ok(Some(pgno))
