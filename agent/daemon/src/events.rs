@@ -32,8 +32,10 @@ pub(crate) enum Reason {
     Restored,
     /// It could not be put back, and the gate stays shut.
     RestoreFailed,
-    /// The last owner of the replica may still write.
+    /// The last owner of the replica may still write: so it is at every move.
     WaitingForHandover,
+    /// It is waited for longer than a move takes.
+    HandoverOverdue,
     /// The replica is somebody else's.
     ReplicaConflict,
     /// Another writer took the replica over.
@@ -66,6 +68,7 @@ impl Reason {
             Self::Restored => "Restored",
             Self::RestoreFailed => "RestoreFailed",
             Self::WaitingForHandover => "WaitingForHandover",
+            Self::HandoverOverdue => "HandoverOverdue",
             Self::ReplicaConflict => "ReplicaConflict",
             Self::Fenced => "Fenced",
             Self::UngatedStart => "UngatedStart",
@@ -82,7 +85,10 @@ impl Reason {
 
     /// Whether somebody should have a look.
     pub(crate) const fn is_warning(self) -> bool {
-        !matches!(self, Self::RestoreStarted | Self::Restored)
+        !matches!(
+            self,
+            Self::RestoreStarted | Self::Restored | Self::WaitingForHandover
+        )
     }
 }
 

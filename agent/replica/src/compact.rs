@@ -248,7 +248,7 @@ impl Writing<'_> {
                 return Err(CompactError::Cancelled);
             }
             checksum = checksum.combine(page_checksum(pgno, &page));
-            encoder.page(pgno, &page).map_err(encode)?;
+            encoder.copy(pgno, merge.frame(), &page).map_err(encode)?;
             self.progress.read(page.len() as u64);
         }
         // Before the last byte is out, and long before the link: nothing unproven is published.

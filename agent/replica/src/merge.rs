@@ -34,6 +34,8 @@ pub struct Merge<'s> {
     decoder: PageDecoder,
     scratch: Vec<u8>,
     last: Option<Pgno>,
+    /// Which input gave that page, and where it begins.
+    taken: Option<(usize, IndexEntry)>,
     failed: bool,
 }
 
@@ -115,6 +117,7 @@ impl<'s> Merge<'s> {
             decoder,
             scratch,
             last: None,
+            taken: None,
             failed: false,
         };
         for place in 0..merge.inputs.len() {
@@ -163,6 +166,9 @@ impl<'s> Merge<'s> {
                 };
                 let decoded = source.decode(&mut self.decoder, target);
                 decoded.map_err(|cause| failed(&source.input.file, cause))?;
+                if wanted {
+                    self.taken = source.next.map(|entry| (place, entry));
+                }
                 taken |= wanted;
                 self.advance(place)?;
             }
@@ -182,6 +188,16 @@ impl<'s> Merge<'s> {
             }),
             _ => Ok(None),
         }
+    }
+
+    /// The frame of the page that was given last, as its file holds it: decoded, and proven no more than
+    /// that page is.
+    pub(crate) fn frame(&self) -> &[u8] {
+        let frame = self.taken.and_then(|(place, entry)| {
+            let source = self.inputs.get(place)?;
+            Some(frame_in(&source.window, source.window_offset, entry))
+        });
+        frame.unwrap_or_default()
     }
 
     /// Says that every input was read to its end and proven. A merge that was not read to the end,
@@ -266,10 +282,7 @@ impl<'s> Source<'s> {
             return Ok(());
         };
         self.load(entry)?;
-        let from = usize::try_from(entry.offset - self.window_offset).unwrap_or(usize::MAX);
-        let length = usize::try_from(entry.bytes).unwrap_or(usize::MAX);
-        let frame = self.window.get(from..).and_then(|rest| rest.get(..length));
-        let frame = frame.unwrap_or_default();
+        let frame = frame_in(&self.window, self.window_offset, entry);
         let found = decoder
             .decode(frame, out, &mut self.crc)
             .map_err(|error| StoreError::corrupt(&self.input.path)(error.within(entry.offset)))?;
@@ -296,6 +309,15 @@ impl<'s> Source<'s> {
         self.window_offset = entry.offset;
         self.input.read(entry.offset, &mut self.window)
     }
+}
+
+/// The frame of an entry that was loaded; nothing, when the window does not hold it.
+fn frame_in(window: &[u8], window_offset: u64, entry: IndexEntry) -> &[u8] {
+    let from = entry.offset.checked_sub(window_offset);
+    let from = from.and_then(|from| usize::try_from(from).ok());
+    let length = usize::try_from(entry.bytes).unwrap_or(usize::MAX);
+    from.and_then(|from| window.get(from..)?.get(..length))
+        .unwrap_or_default()
 }
 
 fn failed(file: &ReplicaFile, cause: StoreError) -> MergeError {

@@ -34,6 +34,10 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// mounted the others of the pod.
 const GATE_LATE: Duration = Duration::from_secs(20);
 
+/// A handover that takes longer is news: an app has half a minute to end (Kubernetes'
+/// `terminationGracePeriodSeconds`, by default), and its last commits as much to reach the replica.
+const HANDOVER_USUAL: Duration = Duration::from_mins(1);
+
 /// Longest pause where somebody has to act first.
 const RETRY_FAILED_MAX: Duration = Duration::from_secs(30);
 
@@ -169,6 +173,7 @@ impl<F: Flow> Preparation<F> {
         let mut restored = Vec::new();
         let mut open: Vec<&Volume> = self.volumes.iter().collect();
         let mut pause = RETRY_MIN;
+        let begun = Instant::now();
         if !open.is_empty() {
             self.tell(told, Phase::Restoring, "looking at the replica", &[])
                 .await;
@@ -208,8 +213,13 @@ impl<F: Flow> Preparation<F> {
                 message,
             }) = obstacle
             {
-                if let Some(reason) = reason {
-                    self.say(reason, &message);
+                let overdue = begun.elapsed() >= HANDOVER_USUAL;
+                match reason {
+                    Some(Reason::WaitingForHandover) if overdue => {
+                        self.say(Reason::HandoverOverdue, &message);
+                    }
+                    Some(reason) => self.say(reason, &message),
+                    None => {}
                 }
                 self.tell(told, phase, &message, &restored).await;
                 tokio::time::sleep(pause.min(pause_max)).await;

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::events::Notice;
 use crate::gate::status::{Phase, Reading, Status, read};
 
 const WAIT: Duration = Duration::from_mins(1);
@@ -110,6 +111,7 @@ struct Stage {
     flow: Recorder,
     claims: Claims,
     events: mpsc::Sender<Event>,
+    notices: mpsc::Receiver<Notice>,
     stop: CancellationToken,
     task: JoinHandle<bool>,
 }
@@ -119,6 +121,7 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let (flow, claims) = (Recorder::default(), Claims::new());
         let (watching, scanning) = (flow.clone(), flow.clone());
+        let (say, notices) = Notices::new();
         let context = Context {
             kubelet_root: dir.path().to_path_buf(),
             defaults: Settings {
@@ -131,7 +134,7 @@ impl Stage {
             watch: Box::new(move |pod| watching.call(format!("watch {pod}"))),
             rescan: Box::new(move || scanning.call("rescan".to_owned())),
             notes: Notes::default(),
-            notices: Notices::new().0,
+            notices: say,
             pulse: Pulse::new(),
         };
         let (events, queue) = mpsc::channel(16);
@@ -143,6 +146,7 @@ impl Stage {
             flow,
             claims,
             events,
+            notices,
             stop,
             task,
         }
@@ -243,15 +247,12 @@ fn claimed(stage: &Stage, ino: u64) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_pod_is_scanned_at_once_and_its_gate_opens_after_the_restore() {
     let stage = Stage::new();
-    let waiting = PrepareError::WaitingForHandover {
-        id: "media/surmai/data/x.db".to_owned(),
-        pod: "old".to_owned(),
-        node: "far".to_owned(),
-        here: false,
-        why: "which is alive".to_owned(),
-        since: "2026-11-24T12:00:00.000Z".into(),
-    };
-    stage.flow.prepares.lock().unwrap().push_back(waiting);
+    stage
+        .flow
+        .prepares
+        .lock()
+        .unwrap()
+        .push_back(waiting(false));
     stage.pod(|_| {}).await;
     let status = stage.until_phase(Phase::WaitingHandover).await;
     assert!(
@@ -278,21 +279,47 @@ async fn the_end_of_a_pod_on_this_node_is_noticed_soon_however_long_it_took() {
     let stage = Stage::new();
     // As often as an app with thirty seconds of grace is waited for.
     for _ in 0..300 {
-        let waiting = PrepareError::WaitingForHandover {
-            id: "media/surmai/data/x.db".to_owned(),
-            pod: "old".to_owned(),
-            node: "here".to_owned(),
-            here: true,
-            why: "which has not ended yet".to_owned(),
-            since: "2026-11-24T12:00:00.000Z".into(),
-        };
-        stage.flow.prepares.lock().unwrap().push_back(waiting);
+        stage.flow.prepares.lock().unwrap().push_back(waiting(true));
     }
     let begun = Instant::now();
     stage.pod(|_| {}).await;
     stage.until_phase(Phase::Ready).await;
     assert!(begun.elapsed() < Duration::from_secs(40), "paused time");
     stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handover_is_a_warning_only_when_it_takes_longer_than_a_move() {
+    let mut stage = Stage::new();
+    for _ in 0..18 {
+        let mut prepares = stage.flow.prepares.lock().unwrap();
+        prepares.push_back(waiting(false));
+    }
+    stage.pod(|_| {}).await;
+    stage.until_phase(Phase::WaitingHandover).await;
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    stage.until_phase(Phase::Ready).await;
+    let mut said = Vec::new();
+    while let Ok(notice) = stage.notices.try_recv() {
+        said.push(notice.reason);
+    }
+    said.dedup();
+    assert_eq!(said, [Reason::WaitingForHandover, Reason::HandoverOverdue]);
+    let alarms: Vec<bool> = said.iter().map(|reason| reason.is_warning()).collect();
+    assert_eq!(alarms, [false, true], "an ordinary move alarms nobody");
+    stage.end().await;
+}
+
+/// An owner that is waited for.
+fn waiting(here: bool) -> PrepareError {
+    PrepareError::WaitingForHandover {
+        id: "media/surmai/data/x.db".to_owned(),
+        pod: "old".to_owned(),
+        node: if here { "here" } else { "far" }.to_owned(),
+        here,
+        why: "which has not ended yet".to_owned(),
+        since: "2026-11-24T12:00:00.000Z".into(),
+    }
 }
 
 #[tokio::test(start_paused = true)]

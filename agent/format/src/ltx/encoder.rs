@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::header::{HEADER_BYTES, Header, HeaderFault};
 use super::index::put_uvarint;
 use super::order::{Order, OrderFault};
-use super::page::{END_MARKER, FrameWriter};
+use super::page::{END_MARKER, FrameWriter, cover_frame, is_of_our_shape};
 use super::trailer::{Trailer, finish_crc};
 use crate::{Crc64, PageSize, Pgno};
 
@@ -95,6 +95,26 @@ impl<W: Write> Encoder<W> {
     /// Writes a page: ascending, inside the database, not the lock page, and each in turn when
     /// the file is a snapshot. An error other than `Io` leaves the file as it was.
     pub fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), EncodeError> {
+        self.admit(pgno, page)?;
+        let Self { writer, frame, .. } = self;
+        let frame = frame.encode(pgno, page);
+        let (bytes, written) = (frame.len() as u64, writer.write_all(frame));
+        self.appended(pgno, bytes, written)
+    }
+
+    /// The same for a page of which another file holds `frame`, which was decoded to `page`: its bytes
+    /// are taken over, which saves compressing it. A frame of another shape than ours is made anew.
+    pub fn copy(&mut self, pgno: Pgno, frame: &[u8], page: &[u8]) -> Result<(), EncodeError> {
+        if !is_of_our_shape(frame, pgno, page.len()) {
+            return self.page(pgno, page);
+        }
+        self.admit(pgno, page)?;
+        let written = self.writer.write_all(frame);
+        self.appended(pgno, frame.len() as u64, written)
+    }
+
+    /// Whether a page may come here; counts it into the checksum.
+    fn admit(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), EncodeError> {
         if self.broken {
             return Err(EncodeError::Broken);
         }
@@ -107,12 +127,17 @@ impl<W: Write> Encoder<W> {
             });
         }
         self.order.admit(pgno).map_err(EncodeError::Order)?;
-        let Self {
-            writer, frame, crc, ..
-        } = self;
-        let frame = frame.encode(pgno, page, crc);
-        let bytes = frame.len() as u64;
-        if let Err(source) = writer.write_all(frame) {
+        cover_frame(pgno, page, &mut self.crc);
+        Ok(())
+    }
+
+    fn appended(
+        &mut self,
+        pgno: Pgno,
+        bytes: u64,
+        written: io::Result<()>,
+    ) -> Result<(), EncodeError> {
+        if let Err(source) = written {
             self.broken = true;
             return Err(EncodeError::Io {
                 offset: self.bytes,

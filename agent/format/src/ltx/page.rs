@@ -345,6 +345,39 @@ fn check_xxh32(page: &[u8], found: u32, offset: u64) -> Result<(), DecodeError> 
     }
 }
 
+/// Whether a frame that decodes to the page of this number is of the one shape that we write, so that
+/// its bytes may stand in a file of ours as they are.
+pub(super) fn is_of_our_shape(frame: &[u8], pgno: Pgno, page_bytes: usize) -> bool {
+    let Some((before, rest)) = frame.split_first_chunk::<BEFORE_BLOCK_BYTES>() else {
+        return false;
+    };
+    let Some((block, after)) = rest.split_last_chunk::<AFTER_BLOCK_BYTES>() else {
+        return false;
+    };
+    let length = u32::from_le_bytes(field::<13, 4, BEFORE_BLOCK_BYTES>(before));
+    let block_bytes = usize::try_from(length & !STORED).unwrap_or(usize::MAX);
+    let is_worth_it = if length & STORED == 0 {
+        block_bytes < page_bytes
+    } else {
+        block_bytes == page_bytes
+    };
+    field::<0, 4, BEFORE_BLOCK_BYTES>(before) == pgno.get().to_be_bytes()
+        && field::<4, 2, BEFORE_BLOCK_BYTES>(before) == ENCODING_FRAME.to_be_bytes()
+        && field::<6, 7, BEFORE_BLOCK_BYTES>(before) == FRAME_PREFIX
+        && block.len() == block_bytes
+        && is_worth_it
+        && field::<0, 4, AFTER_BLOCK_BYTES>(after) == [0; 4]
+}
+
+/// Appends to `crc` what the file checksum covers of a page that is written as a frame.
+pub(super) fn cover_frame(pgno: Pgno, page: &[u8], crc: &mut Crc64) {
+    let mut header = [0; PAGE_HEADER_BYTES];
+    put::<0, 4, PAGE_HEADER_BYTES>(&mut header, pgno.get().to_be_bytes());
+    put::<4, 2, PAGE_HEADER_BYTES>(&mut header, ENCODING_FRAME.to_be_bytes());
+    crc.update(&header);
+    crc.update(page);
+}
+
 /// Encodes pages of one size as LZ4 frames, reusing its buffers.
 pub(super) struct FrameWriter {
     buffer: Vec<u8>,
@@ -370,14 +403,12 @@ impl FrameWriter {
         }
     }
 
-    /// The frame of a page, its header included; appends to `crc` what the file checksum covers.
-    pub(super) fn encode(&mut self, pgno: Pgno, page: &[u8], crc: &mut Crc64) -> &[u8] {
+    /// The frame of a page, its header included.
+    pub(super) fn encode(&mut self, pgno: Pgno, page: &[u8]) -> &[u8] {
         let mut before = [0; BEFORE_BLOCK_BYTES];
         put::<0, 4, BEFORE_BLOCK_BYTES>(&mut before, pgno.get().to_be_bytes());
         put::<4, 2, BEFORE_BLOCK_BYTES>(&mut before, ENCODING_FRAME.to_be_bytes());
         put::<6, 7, BEFORE_BLOCK_BYTES>(&mut before, FRAME_PREFIX);
-        crc.update(&field::<0, PAGE_HEADER_BYTES, BEFORE_BLOCK_BYTES>(&before));
-        crc.update(page);
 
         let Some((head, rest)) = self.buffer.split_first_chunk_mut::<BEFORE_BLOCK_BYTES>() else {
             return &[]; // not reached: the buffer is longer

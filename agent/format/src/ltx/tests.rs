@@ -61,6 +61,20 @@ pub(super) fn stream(file: &[u8]) -> Result<(Header, Pages), DecodeError> {
     Ok((header, pages))
 }
 
+/// The frames of a file as they lie in it.
+pub(super) fn frames(file: &[u8]) -> Vec<(Pgno, &[u8])> {
+    let header = Header::decode(file).unwrap();
+    let tail = parse_tail(file.last_chunk().unwrap(), file.len() as u64).unwrap();
+    let at = |offset: u64| usize::try_from(offset).unwrap();
+    let index = &file[at(tail.index_offset)..at(tail.index_offset + tail.index_bytes)];
+    let index = Index::parse(index, &header, tail.index_offset).unwrap();
+    let frame = |entry: &super::IndexEntry| {
+        let frame = &file[at(entry.offset)..at(entry.offset + entry.bytes)];
+        (entry.pgno, frame)
+    };
+    index.entries().iter().map(frame).collect()
+}
+
 /// Reads a file as a parallel restore does: the pieces in another order than they lie in.
 pub(super) fn pieces(file: &[u8]) -> Result<(Header, Pages), DecodeError> {
     let header = Header::decode(file)?;

@@ -27,6 +27,10 @@ fn read(store: &DirStore, plan: &Plan) -> Result<Content, MergeError> {
     let mut pages = Vec::new();
     let mut page = vec![0; header.page_size.bytes()];
     while let Some(pgno) = merge.next_page(&mut page)? {
+        let mut decoder = PageDecoder::new(header.page_size);
+        let mut copy = vec![0; page.len()];
+        let found = decoder.decode(merge.frame(), &mut copy, &mut Crc64::new());
+        assert_eq!((found.unwrap(), &copy), (pgno, &page));
         pages.push((pgno.get(), page.clone()));
     }
     merge.finish()?;

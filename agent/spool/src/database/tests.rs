@@ -192,6 +192,27 @@ fn many_acks_keep_few_files() {
 }
 
 #[test]
+fn who_appends_leaves_the_flush_to_who_ships_and_sees_to_it_when_nobody_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_spool, database) = open(dir.path());
+    snapshot(&database, 3);
+    let flushed = || database.inner.ledger().flushed();
+    let appends = |count: u64| {
+        let before = flushed();
+        for number in 0..count {
+            append(&database, 3, [(2, u8::try_from(number % 251).unwrap())]).unwrap();
+        }
+        flushed() > before
+    };
+    assert!(!appends(100), "it has a WAL to tend");
+    let before = flushed();
+    database.ack(txid(50)).unwrap();
+    assert!(flushed() > before);
+    assert!(!appends(200));
+    assert!(appends(100), "nothing is shipped");
+}
+
+#[test]
 fn what_waits_for_a_compaction_stays_and_goes_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, database) = open(dir.path());

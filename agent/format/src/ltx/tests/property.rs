@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::Index as Pick;
 
 use super::super::foreign::{self, Shape};
+use super::super::page::is_of_our_shape;
 use super::*;
 
 /// A page: noise, zeros, or both in turn.
@@ -101,6 +102,29 @@ proptest! {
             let expected = (header, pages.clone());
             prop_assert_eq!(&stream(&file).unwrap(), &expected, "{:?}", shape);
             prop_assert_eq!(&pieces(&file).unwrap(), &expected, "{:?}", shape);
+        }
+    }
+
+    #[test]
+    fn a_file_of_copied_pages_is_one_that_we_would_write((header, pages) in files()) {
+        let (ours, _) = encode(&header, &pages);
+        let theirs = Shape::ALL.map(|shape| foreign::file(&header, &pages, shape));
+        for (number, file) in [ours.clone()].iter().chain(&theirs).enumerate() {
+            let mut encoder = Encoder::new(Vec::new(), &header).unwrap();
+            for ((pgno, frame), (_, page)) in frames(file).into_iter().zip(&pages) {
+                encoder.copy(pgno, frame, page).unwrap();
+            }
+            let (copied, told) = encoder.finish().unwrap();
+            prop_assert_eq!(told.bytes, copied.len() as u64);
+            prop_assert_eq!(&stream(&copied).unwrap(), &(header, pages.clone()));
+            prop_assert_eq!(&pieces(&copied).unwrap(), &(header, pages.clone()));
+            for (pgno, frame) in frames(&copied) {
+                let bytes = header.page_size.bytes();
+                prop_assert!(is_of_our_shape(frame, pgno, bytes), "{}: {}", number, pgno);
+            }
+            if number == 0 {
+                prop_assert_eq!(&copied, file);
+            }
         }
     }
 
