@@ -96,9 +96,12 @@ mod tests {
             let kib = line.unwrap().split_ascii_whitespace().nth(1).unwrap();
             kib.parse::<u64>().unwrap()
         };
-        let before = resident();
-        let_go();
-        let after = resident();
-        assert!(after < before, "{before} KiB, then {after} KiB");
+        let shrinks = || {
+            let before = resident();
+            let_go();
+            resident() < before
+        };
+        // Other tests run in this process, and want their code back.
+        assert!((0..100).any(|_| shrinks()));
     }
 }
