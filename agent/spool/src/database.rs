@@ -289,13 +289,13 @@ impl Inner {
         }
     }
 
-    /// Flushes the ledger once enough relies on it, and removes what nothing relies on any more.
-    fn flush_when_due(&self, patience: u64) -> Result<(), Error> {
-        if self.shared.unflushed.is_due(patience) {
+    /// Flushes the ledger once enough relies on it for somebody with this patience; says whether it did.
+    fn flush_when_due(&self, patience: u64) -> bool {
+        let due = self.shared.unflushed.is_due(patience);
+        if due {
             self.shared.flush_ledger();
-            return self.reap();
         }
-        Ok(())
+        due
     }
 
     /// Chunks that no longer count go; if not now, then before their number is used again.
@@ -460,7 +460,9 @@ impl DatabaseSpool {
             inner.settle_last()?;
         }
         inner.shared.unflushed.add(fact.bytes);
-        if let Err(err) = inner.flush_when_due(APPEND_PATIENCE) {
+        if inner.flush_when_due(APPEND_PATIENCE)
+            && let Err(err) = inner.reap()
+        {
             tracing::warn!(db = %inner.id, %err, "shipped files stay in the spool for now");
         }
         Ok(Appended {
@@ -632,7 +634,7 @@ impl DatabaseSpool {
         };
         inner.budget().sub(bytes);
         inner.shared.unflushed.add(bytes);
-        inner.flush_when_due(1)?;
+        inner.flush_when_due(1);
         inner.reap()
     }
 

@@ -173,7 +173,7 @@ impl<F: Flow> Preparation<F> {
         let mut restored = Vec::new();
         let mut open: Vec<&Volume> = self.volumes.iter().collect();
         let mut pause = RETRY_MIN;
-        let begun = Instant::now();
+        let mut waits_since = None;
         if !open.is_empty() {
             self.tell(told, Phase::Restoring, "looking at the replica", &[])
                 .await;
@@ -213,10 +213,16 @@ impl<F: Flow> Preparation<F> {
                 message,
             }) = obstacle
             {
-                let overdue = begun.elapsed() >= HANDOVER_USUAL;
                 match reason {
-                    Some(Reason::WaitingForHandover) if overdue => {
-                        self.say(Reason::HandoverOverdue, &message);
+                    Some(Reason::WaitingForHandover) => {
+                        // What was restored before, of another volume, took its time too.
+                        let since = *waits_since.get_or_insert_with(Instant::now);
+                        let reason = if since.elapsed() >= HANDOVER_USUAL {
+                            Reason::HandoverOverdue
+                        } else {
+                            Reason::WaitingForHandover
+                        };
+                        self.say(reason, &message);
                     }
                     Some(reason) => self.say(reason, &message),
                     None => {}
