@@ -25,6 +25,11 @@ const RUN_BYTES: usize = 64 * 1024;
 const SPARE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const SPARE_PART: u64 = 16;
 
+/// This part of the memory is for whatever comes first, so that few commits need no scratch file. The
+/// rest is for pages that came to be in that file and are written again: what a busy database changes
+/// all the time is changed in memory from then on.
+const FIRST_PART: u32 = 4;
+
 /// So much of the scratch file is kept for the next batch.
 const SCRATCH_KEPT_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -35,14 +40,12 @@ pub(crate) struct Pending {
     /// The newest version of each page. Whoever writes the database chooses the numbers; which of them
     /// collide is chosen anew for each set, and seen by nobody.
     slots: HashMap<Pgno, u32, RandomState>,
-    /// Slots of pages that were dropped, to be used again.
-    free: Vec<u32>,
-    /// How many slots were ever used since the last clear.
-    used: u32,
-    /// How many slots may be older versions; looked up once for each batch.
-    spare: Option<u32>,
-    /// How many slots lie in memory at most.
+    /// How many slots lie in memory at most: they come first in the numbers, then those of the file.
     arena_slots: u32,
+    in_memory: Slots,
+    in_file: Slots,
+    /// How many slots of the file may be older versions; looked up once for each batch.
+    spare: Option<u32>,
     pieces: Vec<Box<[u8]>>,
     scratch_dir: PathBuf,
     scratch: Option<File>,
@@ -59,10 +62,10 @@ impl Pending {
         Self {
             page_size,
             slots: HashMap::default(),
-            free: Vec::new(),
-            used: 0,
-            spare: None,
             arena_slots: u32::try_from(arena_bytes / page_size.bytes()).unwrap_or(u32::MAX),
+            in_memory: Slots::default(),
+            in_file: Slots::default(),
+            spare: None,
             pieces: Vec::new(),
             scratch_dir: scratch_dir.to_owned(),
             scratch: None,
@@ -104,28 +107,28 @@ impl Pending {
         if written.is_err() {
             // Half a page must not be found here.
             self.slots.remove(&pgno);
-            self.free.push(slot);
+            self.let_go(slot);
         }
         written
     }
 
     /// Where the newest version of a page is put. One of which an older version lies in the scratch
-    /// file is put at its end instead of over that, as long as there is room: what goes to the end
-    /// goes in runs, and a busy database changes the same pages again and again.
+    /// file is put into memory, or else at the end of the file instead of over that, as long as there
+    /// is room: what goes to the end goes in runs, and a busy database changes the same pages again
+    /// and again.
     fn slot_for(&mut self, pgno: Pgno) -> u32 {
         let old = self.slots.get(&pgno).copied();
-        if let Some(slot) = old
-            && (self.is_at_hand(slot) || !self.may_append())
-        {
+        if let Some(slot) = old.filter(|slot| self.is_at_hand(*slot)) {
             return slot;
         }
-        let free = if self.may_append() {
-            None
-        } else {
-            self.free.pop()
+        let slot = match (self.memory_slot(old.is_some()), old) {
+            (Some(slot), _) => slot,
+            (None, Some(slot)) if !self.may_append() => return slot,
+            (None, _) => self.file_slot(),
         };
-        let slot = free.unwrap_or_else(|| self.next_slot());
-        self.free.extend(old);
+        if let Some(old) = old {
+            self.let_go(old);
+        }
         self.slots.insert(pgno, slot);
         slot
     }
@@ -138,37 +141,51 @@ impl Pending {
         }
     }
 
-    /// Whether one more slot may be used: there is room in memory, or the scratch file may grow.
+    /// A slot in memory, if there is one for a page that is new, or is there `again`.
+    fn memory_slot(&mut self, again: bool) -> Option<u32> {
+        let all = self.arena_slots;
+        let room = if again { all } else { all.div_ceil(FIRST_PART) };
+        (self.in_memory.in_use() < room).then(|| self.in_memory.take())
+    }
+
+    /// A slot in the file: at its end as long as there is room.
+    fn file_slot(&mut self) -> u32 {
+        let slot = if self.may_append() {
+            self.in_file.append()
+        } else {
+            self.in_file.take()
+        };
+        slot.saturating_add(self.arena_slots)
+    }
+
+    /// Whether the scratch file may grow by one more slot.
     fn may_append(&mut self) -> bool {
-        if self.used < self.arena_slots {
-            return true; // few commits fill it, and the disk need not be asked for the others
-        }
-        let live = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         let (page_bytes, dir) = (self.page_size.bytes() as u64, &self.scratch_dir);
         let spare = *self.spare.get_or_insert_with(|| {
             let pages = spare_bytes(dir) / page_bytes;
             u32::try_from(pages).unwrap_or(u32::MAX)
         });
-        self.used < live.max(self.arena_slots).saturating_add(spare)
+        let live = self.in_file.in_use();
+        self.in_file.used < live.saturating_add(spare)
     }
 
-    /// A slot that was never used.
-    fn next_slot(&mut self) -> u32 {
-        self.used += 1;
-        self.used - 1
+    /// A page is not where it was.
+    fn let_go(&mut self, slot: u32) {
+        match slot.checked_sub(self.arena_slots) {
+            None => self.in_memory.free.push(slot),
+            Some(beyond) => self.in_file.free.push(beyond),
+        }
     }
 
     /// A transaction ended with this size: pages beyond it are gone.
     pub(crate) fn commit_at(&mut self, commit: PageCount) {
         if self.commit.is_some_and(|old| old > commit) {
-            let Self { slots, free, .. } = self;
-            slots.retain(|pgno, slot| {
-                let stays = commit.contains(*pgno);
-                if !stays {
-                    free.push(*slot);
-                }
-                stays
-            });
+            let beyond = |(pgno, slot): (&Pgno, &u32)| (!commit.contains(*pgno)).then_some(*slot);
+            let beyond: Vec<u32> = self.slots.iter().filter_map(beyond).collect();
+            self.slots.retain(|pgno, _| commit.contains(*pgno));
+            for slot in beyond {
+                self.let_go(slot);
+            }
         }
         self.commit = Some(commit);
     }
@@ -221,8 +238,8 @@ impl Pending {
     pub(crate) fn clear(&mut self) {
         let scratch_bytes = self.scratch_bytes();
         self.slots.clear();
-        self.free.clear();
-        self.used = 0;
+        self.in_memory.clear();
+        self.in_file.clear();
         self.spare = None;
         self.run.clear();
         self.commit = None;
@@ -239,7 +256,7 @@ impl Pending {
     pub(crate) fn relax(&mut self) {
         if self.slots.is_empty() {
             self.slots = HashMap::default();
-            self.free = Vec::new();
+            (self.in_memory, self.in_file) = (Slots::default(), Slots::default());
             self.pieces = Vec::new();
             self.run = Run::default();
             self.page = Vec::new();
@@ -295,8 +312,7 @@ impl Pending {
 
     /// How much of the scratch file is in use.
     fn scratch_bytes(&self) -> u64 {
-        let slots = self.used.saturating_sub(self.arena_slots);
-        u64::from(slots) * self.page_size.bytes() as u64
+        u64::from(self.in_file.used) * self.page_size.bytes() as u64
     }
 
     fn place(&self, slot: u32) -> Place {
@@ -318,6 +334,38 @@ impl Pending {
 
     fn piece_bytes(&self) -> usize {
         PIECE_BYTES.max(self.page_size.bytes())
+    }
+}
+
+/// Slots of one kind, counted from 0.
+#[derive(Debug, Default)]
+struct Slots {
+    /// How many were ever used since the last clear.
+    used: u32,
+    /// Those of them that hold nothing any more.
+    free: Vec<u32>,
+}
+
+impl Slots {
+    fn in_use(&self) -> u32 {
+        let free = u32::try_from(self.free.len()).unwrap_or(u32::MAX);
+        self.used.saturating_sub(free)
+    }
+
+    /// One that is free, or one more.
+    fn take(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| self.append())
+    }
+
+    /// One that was never used.
+    fn append(&mut self) -> u32 {
+        self.used += 1;
+        self.used - 1
+    }
+
+    fn clear(&mut self) {
+        self.used = 0;
+        self.free.clear();
     }
 }
 
@@ -474,8 +522,41 @@ mod tests {
                 put(&mut pending, number, round);
             }
         }
-        assert_eq!(pending.used, PAGES + SPARE);
+        assert_eq!(pending.in_file.used + 3, PAGES + SPARE);
         assert!((1..=PAGES).all(|number| byte(&pending, number) == 250));
+    }
+
+    #[test]
+    fn what_is_changed_again_and_again_is_changed_in_memory() {
+        let (_dir, mut pending) = pending(40);
+        for number in 1..=400 {
+            put(&mut pending, number, 1); // the first of them fill what is theirs of the memory
+        }
+        let file_slots = pending.in_file.used;
+        assert_eq!(file_slots, 400 - 10);
+        for round in 2..=50 {
+            for number in 101..=130 {
+                put(&mut pending, number, round);
+            }
+        }
+        assert_eq!(
+            pending.in_file.used, file_slots,
+            "none of it went to the file"
+        );
+        assert!((101..=130).all(|number| byte(&pending, number) == 50));
+        assert!((131..=400).all(|number| byte(&pending, number) == 1));
+        for number in 131..=160 {
+            put(&mut pending, number, 2);
+        }
+        assert!(pending.in_file.used > file_slots, "the memory is full");
+        assert!((131..=160).all(|number| byte(&pending, number) == 2));
+        // What is dropped makes room.
+        pending.commit_at(PageCount::new(400).unwrap());
+        pending.commit_at(PageCount::new(120).unwrap());
+        pending.commit_at(PageCount::new(400).unwrap());
+        assert_eq!(pending.in_memory.in_use(), 10 + 20);
+        put(&mut pending, 200, 7);
+        assert_eq!((byte(&pending, 200), byte(&pending, 120)), (7, 50));
     }
 
     #[test]
@@ -509,7 +590,8 @@ mod tests {
                         expected.retain(|number, _| *number <= size);
                     }
                 }
-                assert!(pending.used <= 400 + 100 * round, "{}", pending.used);
+                let used = pending.in_file.used;
+                assert!(used <= 400 + 100 * round, "{used}");
                 let numbers: Vec<u32> = pending.sorted().into_iter().map(Pgno::get).collect();
                 assert_eq!(numbers, expected.keys().copied().collect::<Vec<_>>());
                 let mut page = vec![0; page_size.bytes()];

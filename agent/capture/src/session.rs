@@ -78,6 +78,8 @@ pub struct Session {
     /// Looks since the application's checkpoint could have run, or last moved on.
     ebb_looks: u32,
     ebb_backfilled: u32,
+    /// Writers were held in vain, for a reader keeps the WAL as it is: from this size on they are again.
+    hold_again_bytes: u64,
     /// A set whose pages are in a file: its memory is used again.
     spare: Option<Pending>,
     outgoing: Outgoing,
@@ -113,6 +115,7 @@ impl Session {
             busy_steps: 0,
             ebb_looks: 0,
             ebb_backfilled: 0,
+            hold_again_bytes: 0,
             spare: None,
             outgoing: Outgoing::default(),
         })
@@ -196,7 +199,9 @@ impl Session {
         Ok(look)
     }
 
-    /// Reads committed frames to the end into the pending set, then lets go of what it read.
+    /// Reads what was committed before the call into the pending set, then lets go of what it read.
+    /// Goes back for what is committed meanwhile only when the WAL could be let go of by that: else
+    /// it has its turn, and many commits are read at less cost at once.
     pub fn step(&mut self) -> Result<Step, Error> {
         self.must_be_started()?;
         let mut step = Step::default();
@@ -208,6 +213,9 @@ impl Session {
             step.frames = step.frames.saturating_add(batch.frames);
             step.pages = step.pages.saturating_add(batch.pages);
             self.settle(&published)?;
+            if !published.is_backfilled() && !self.awaits_checkpoint() {
+                break;
+            }
         }
         if step.frames > 0 {
             self.busy_steps = self.busy_steps.saturating_add(1);
@@ -282,12 +290,14 @@ impl Session {
         if !self.pin()? {
             return Ok(None);
         }
-        self.hold
-            .release_brake(self.live.shm())
-            .map_err(Error::io("lock the -shm of", self.live.path()))?;
+        let few = self.extent(&published).lagging < self.options.wal_soft_bytes;
+        if need == Need::Full && few {
+            return self.full_checkpoint();
+        }
+        self.release_brake()?;
+        // `None`: behind somebody else's checkpoint there will be less to hold the writers for.
         let bulk = self.passive_checkpoint()?;
-        let copied = bulk.is_some_and(|done| done.backfilled_frames == done.log_frames);
-        if need == Need::Full && !copied {
+        if need == Need::Full && bulk.is_some() && !self.hold.is_resting() {
             return Ok(self.full_checkpoint()?.or(bulk));
         }
         Ok(bulk)
@@ -306,7 +316,7 @@ impl Session {
     pub fn drain(mut self, now: Timestamp) -> Result<Option<Entry>, Error> {
         self.must_be_started()?;
         let read = match self.published() {
-            Ok(Some(_)) => self.step().map(|_| ()),
+            Ok(Some(_)) => self.read_to_the_end(),
             // A writer died while it published: go by what the WAL itself proves.
             Ok(None) => self.read_unpublished(),
             Err(error) => Err(error),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{CALM_LOOKS, Options, Session};
+use super::{CALM_LOOKS, Session};
 use crate::Error;
-use crate::checkpoint::{Bounds, Checkpoint, Mode, Need};
-use crate::live::Published;
+use crate::checkpoint::{Bounds, Checkpoint, Extent, Mode, Need};
+use crate::live::{Backfill, Link, Published};
 
 /// How often the write lock is tried for, and the pause between: a writer that is hardly ever out
 /// of a transaction is caught between two of them, or at the next call.
@@ -14,25 +14,29 @@ const LOCK_PAUSE: Duration = Duration::from_micros(50);
 
 impl Session {
     pub(super) fn need(&self, published: &Published) -> Option<Need> {
-        let Options {
-            wal_soft_bytes,
-            wal_hard_bytes,
-            ..
-        } = self.options;
-        let bounds = Bounds {
-            soft_bytes: wal_soft_bytes,
-            hard_bytes: wal_hard_bytes,
-        };
-        let lagging = published.mx_frame.saturating_sub(published.backfilled);
-        let (live, lagging) = (self.bytes_of(published.mx_frame), self.bytes_of(lagging));
-        let lagging = if published.is_backfilled() {
-            0
-        } else {
-            lagging
-        };
-        match bounds.need(live, lagging, self.quiet_looks >= CALM_LOOKS) {
+        let quiet = self.quiet_looks >= CALM_LOOKS;
+        match self.bounds().need(self.extent(published), quiet) {
             Need::Nothing => None,
             need => Some(need),
+        }
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            soft_bytes: self.options.wal_soft_bytes,
+            hard_bytes: self.options.wal_hard_bytes.max(self.hold_again_bytes),
+        }
+    }
+
+    pub(super) fn extent(&self, published: &Published) -> Extent {
+        let lagging = published.mx_frame.saturating_sub(published.backfilled);
+        Extent {
+            live: self.bytes_of(published.mx_frame),
+            lagging: if published.is_backfilled() {
+                0
+            } else {
+                self.bytes_of(lagging)
+            },
         }
     }
 
@@ -57,10 +61,28 @@ impl Session {
             }
             std::thread::sleep(LOCK_PAUSE);
         }
-        let done = second
-            .checkpoint()
-            .and_then(|done| self.step().map(|_| done));
+        let done = self.copy_the_rest(&second);
         self.live.link()?.end()?;
+        if !self.hold.is_resting() {
+            self.hold_again_bytes = self.wal_bytes() + self.options.wal_soft_bytes;
+        }
         Ok(done?.map(|backfill| Checkpoint::of(Mode::Full, backfill)))
+    }
+
+    /// Copies what is left while nobody commits, and reads it. Whoever committed last may be at its own
+    /// checkpoint still: that one is waited for.
+    fn copy_the_rest(&mut self, second: &Link) -> Result<Option<Backfill>, Error> {
+        self.release_brake()?;
+        let mut tries = 0;
+        let done = loop {
+            let done = second.checkpoint()?;
+            tries += 1;
+            if done.is_some() || tries == LOCK_TRIES {
+                break done;
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        };
+        self.step()?;
+        Ok(done)
     }
 }

@@ -50,6 +50,9 @@ impl Session {
             hold.rest(live.shm(), is_captured, look)
                 .map_err(Error::io("lock the -shm of", &*live))?;
         }
+        if self.hold.is_resting() {
+            self.hold_again_bytes = 0;
+        }
         self.may_reset = self.hold.is_resting() || published.mx_frame == 0;
         Ok(())
     }
@@ -96,13 +99,16 @@ impl Session {
     }
 
     fn put_brake(&mut self, braked: bool, published: &Published) -> Result<(), Error> {
-        let shm = self.live.shm();
-        let set = if braked {
-            self.hold.brake(shm, published)
-        } else {
-            self.hold.release_brake(shm)
-        };
+        if !braked {
+            return self.release_brake();
+        }
+        let set = self.hold.brake(self.live.shm(), published);
         set.map_err(Error::io("lock the -shm of", &self.live))
+    }
+
+    pub(super) fn release_brake(&mut self) -> Result<(), Error> {
+        let released = self.hold.release_brake(self.live.shm());
+        released.map_err(Error::io("lock the -shm of", &self.live))
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -110,15 +116,13 @@ impl Session {
     }
 
     pub(super) fn is_worth_a_checkpoint(&self, published: &Published) -> bool {
-        self.bytes_of(published.mx_frame) >= self.options.wal_soft_bytes
+        self.bounds().is_worth_a_checkpoint(self.extent(published))
     }
 
     /// Whether a busy writer is about to checkpoint: the moment after it must not be missed.
     pub(super) fn is_ebbing(&self) -> bool {
-        self.is_busy()
-            && self
-                .last_seen
-                .is_some_and(|seen| self.is_worth_a_checkpoint(&seen))
+        let ebbs = |seen: Published| self.bounds().is_ebbing(self.extent(&seen));
+        self.is_busy() && self.last_seen.is_some_and(ebbs)
     }
 
     /// Whether that moment is still to come, and not given up.

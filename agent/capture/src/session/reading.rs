@@ -2,7 +2,7 @@
 
 use sqlrep_format::wal::{Cursor, HEADER_BYTES};
 
-use super::Session;
+use super::{STEP_PASSES, Session};
 use crate::live::Published;
 use crate::{Error, tail};
 
@@ -101,6 +101,16 @@ impl Session {
                 Ok((cursor, cursor.offset()))
             }
         }
+    }
+
+    /// Steps until nothing new is found, within reason.
+    pub(super) fn read_to_the_end(&mut self) -> Result<(), Error> {
+        for _ in 0..STEP_PASSES {
+            if self.step()?.frames == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// For a wal-index that stays half-written while no writer is alive.

@@ -200,6 +200,78 @@ fn past_the_hard_limit_the_write_lock_is_taken_for_a_moment() {
 }
 
 #[test]
+fn writers_are_not_held_again_and_again_for_a_wal_that_a_reader_keeps() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut reader = App::open(&bench.path(), &[]);
+    reader.sql("BEGIN");
+    reader.rows();
+    let options = Options {
+        wal_soft_bytes: 100_000,
+        wal_hard_bytes: 200_000,
+        ..bench.options()
+    };
+    let now = bench.now();
+    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
+    session.start(bench.now()).unwrap();
+    let mut held = 0;
+    for _ in 0..20 {
+        app.insert(40); // 20 KB and more
+        session.step().unwrap();
+        let done = session.checkpoint().unwrap();
+        held += u32::from(done.is_some_and(|done| done.mode == crate::Mode::Full));
+    }
+    assert!((1..=6).contains(&held), "{held} times in 20 commits");
+    reader.sql("ROLLBACK");
+    app.insert(200);
+    session.step().unwrap();
+    session.checkpoint().unwrap();
+    assert!(session.hold.is_resting(), "the reader is gone");
+    app.insert(1);
+    session.step().unwrap();
+    assert!(session.wal_bytes() < 100_000, "it began anew");
+    assert_eq!(session.hold_again_bytes, 0);
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn checkpoints_of_a_wal_that_does_not_begin_anew_are_let_through_by_the_lot() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let options = Options {
+        wal_soft_bytes: 200_000,
+        ..bench.options()
+    };
+    let now = bench.now();
+    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
+    session.start(bench.now()).unwrap();
+    let lagging = |session: &mut Session| {
+        let published = session.published().unwrap().unwrap();
+        session.extent(&published).lagging
+    };
+    for _ in 0..=BUSY_STEPS {
+        app.insert(400); // 200 KB and more
+        session.step().unwrap();
+    }
+    app.checkpoint("PASSIVE");
+    app.insert(1); // before the session could let go of the WAL, as if by another writer
+    session.step().unwrap();
+    assert!(session.wal_bytes() > 800_000);
+    let copied = lagging(&mut session);
+    while lagging(&mut session) < 400_000 {
+        app.checkpoint("PASSIVE");
+        assert!(lagging(&mut session) >= copied, "not for so little");
+        app.insert(20);
+        session.step().unwrap();
+    }
+    app.checkpoint("PASSIVE");
+    assert_eq!(lagging(&mut session), 0, "all at once");
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
 fn checkpoints_of_a_busy_writer_are_put_off_until_it_pauses_or_they_are_worth_it() {
     let mut bench = Bench::new();
     let mut app = App::plain(&bench.path());

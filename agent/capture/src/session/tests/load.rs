@@ -113,6 +113,25 @@ fn a_writer_that_never_checkpoints_is_stopped_for_a_moment_past_the_hard_limit()
 }
 
 #[test]
+fn the_wal_of_several_writers_begins_anew_past_the_hard_limit() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    start_writers(&mut app, &bench, 4);
+    let options = Options {
+        wal_soft_bytes: 500_000,
+        wal_hard_bytes: 6 << 20,
+        ..bench.options()
+    };
+    let now = bench.now();
+    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
+    session.start(bench.now()).unwrap();
+    follow_resets(&mut bench, &mut session);
+    stop_writers(&mut app);
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
 fn three_writers_and_sessions_that_come_and_go_lose_nothing() {
     let mut bench = Bench::new();
     let mut app = App::plain(&bench.path());
