@@ -89,11 +89,6 @@ impl Bounds {
         }
     }
 
-    /// Whether the end of such a checkpoint is the moment to let go of the WAL.
-    pub(crate) fn is_ebbing(self, wal: Extent) -> bool {
-        wal.live >= self.soft_bytes && !self.is_crowded(wal)
-    }
-
     fn is_crowded(self, wal: Extent) -> bool {
         wal.live >= self.soft_bytes.saturating_mul(CROWDED_TIMES)
     }
@@ -144,10 +139,9 @@ mod tests {
 
     #[test]
     fn a_small_wal_is_checkpointed_whenever_it_may_begin_anew_by_that() {
-        assert!(!BOUNDS.is_worth_a_checkpoint(wal(99, 99)) && !BOUNDS.is_ebbing(wal(99, 99)));
+        assert!(!BOUNDS.is_worth_a_checkpoint(wal(99, 99)));
         for lagging in [1, 100, 399] {
             assert!(BOUNDS.is_worth_a_checkpoint(wal(399, lagging)));
-            assert!(BOUNDS.is_ebbing(wal(399, lagging)));
         }
     }
 
@@ -156,7 +150,6 @@ mod tests {
         for live in [400, 999, 5000] {
             assert!(!BOUNDS.is_worth_a_checkpoint(wal(live, 199)));
             assert!(BOUNDS.is_worth_a_checkpoint(wal(live, 200)));
-            assert!(!BOUNDS.is_ebbing(wal(live, 200)));
         }
     }
 }

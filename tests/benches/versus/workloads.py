@@ -168,10 +168,15 @@ def full_speed(system, quick, writers=1):
     }
     if system.pid:
         files, size = tree_bytes(system.replica(0))
+        spent = cpu_seconds(system.pid) - cpu
+        # An app that is slowed down gives its replicator less to do.
+        commits = sum(fact["commits"] for fact in facts)
         figures |= {
-            "full_cpu_s": cpu_seconds(system.pid) - cpu,
+            "full_cpu_s": spent,
+            "full_cpu_us_per_commit": spent / commits * 1e6,
             "full_memory_mb": memory(system.pid)[1] / 1e6,
             "full_replica_mb": size / 1e6,
+            "full_replica_kb_per_commit": size / commits / 1e3,
             "full_replica_files": files,
             "full_equal": restored_equal(system, 0),
         }

@@ -121,8 +121,8 @@ impl Session {
 
     /// Whether a busy writer is about to checkpoint: the moment after it must not be missed.
     pub(super) fn is_ebbing(&self) -> bool {
-        let ebbs = |seen: Published| self.bounds().is_ebbing(self.extent(&seen));
-        self.is_busy() && self.last_seen.is_some_and(ebbs)
+        let worth = |seen: Published| self.is_worth_a_checkpoint(&seen);
+        self.is_busy() && self.last_seen.is_some_and(worth)
     }
 
     /// Whether that moment is still to come, and not given up.

@@ -361,8 +361,7 @@ pub(super) fn is_of_our_shape(frame: &[u8], pgno: Pgno, page_bytes: usize) -> bo
     } else {
         block_bytes == page_bytes
     };
-    field::<0, 4, BEFORE_BLOCK_BYTES>(before) == pgno.get().to_be_bytes()
-        && field::<4, 2, BEFORE_BLOCK_BYTES>(before) == ENCODING_FRAME.to_be_bytes()
+    field::<0, PAGE_HEADER_BYTES, BEFORE_BLOCK_BYTES>(before) == frame_header(pgno)
         && field::<6, 7, BEFORE_BLOCK_BYTES>(before) == FRAME_PREFIX
         && block.len() == block_bytes
         && is_worth_it
@@ -371,11 +370,16 @@ pub(super) fn is_of_our_shape(frame: &[u8], pgno: Pgno, page_bytes: usize) -> bo
 
 /// Appends to `crc` what the file checksum covers of a page that is written as a frame.
 pub(super) fn cover_frame(pgno: Pgno, page: &[u8], crc: &mut Crc64) {
+    crc.update(&frame_header(pgno));
+    crc.update(page);
+}
+
+/// The header of a page that is written as a frame.
+fn frame_header(pgno: Pgno) -> [u8; PAGE_HEADER_BYTES] {
     let mut header = [0; PAGE_HEADER_BYTES];
     put::<0, 4, PAGE_HEADER_BYTES>(&mut header, pgno.get().to_be_bytes());
     put::<4, 2, PAGE_HEADER_BYTES>(&mut header, ENCODING_FRAME.to_be_bytes());
-    crc.update(&header);
-    crc.update(page);
+    header
 }
 
 /// Encodes pages of one size as LZ4 frames, reusing its buffers.
@@ -406,8 +410,7 @@ impl FrameWriter {
     /// The frame of a page, its header included.
     pub(super) fn encode(&mut self, pgno: Pgno, page: &[u8]) -> &[u8] {
         let mut before = [0; BEFORE_BLOCK_BYTES];
-        put::<0, 4, BEFORE_BLOCK_BYTES>(&mut before, pgno.get().to_be_bytes());
-        put::<4, 2, BEFORE_BLOCK_BYTES>(&mut before, ENCODING_FRAME.to_be_bytes());
+        put::<0, PAGE_HEADER_BYTES, BEFORE_BLOCK_BYTES>(&mut before, frame_header(pgno));
         put::<6, 7, BEFORE_BLOCK_BYTES>(&mut before, FRAME_PREFIX);
 
         let Some((head, rest)) = self.buffer.split_first_chunk_mut::<BEFORE_BLOCK_BYTES>() else {

@@ -10,8 +10,11 @@ import threading
 def write(path, seed):
     rng = random.Random(seed)
     own = sqlite3.connect(path, isolation_level=None, timeout=10)
-    own.execute('PRAGMA wal_autocheckpoint=%d' % globals().get('auto', 1000))
-    while not globals().get('stop'):
+    auto = None
+    while not globals().get('stop') and (seed == 0 or not globals().get('alone')):
+        if auto != globals().get('auto', 1000):
+            auto = globals().get('auto', 1000)
+            own.execute('PRAGMA wal_autocheckpoint=%d' % auto)
         own.execute('BEGIN IMMEDIATE')
         for _ in range(rng.randint(1, 8)):
             if rng.random() < 0.5:
@@ -125,6 +128,32 @@ fn the_wal_of_several_writers_begins_anew_past_the_hard_limit() {
     let now = bench.now();
     let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
     session.start(bench.now()).unwrap();
+    follow_resets(&mut bench, &mut session);
+    stop_writers(&mut app);
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn the_wal_that_several_writers_left_begins_anew_by_the_checkpoint_of_the_one_that_stays() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let options = Options {
+        wal_soft_bytes: 500_000,
+        wal_hard_bytes: 1 << 40,
+        ..bench.options()
+    };
+    let now = bench.now();
+    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
+    session.start(bench.now()).unwrap();
+    app.run("auto = 0");
+    start_writers(&mut app, &bench, 3);
+    let begun = Instant::now();
+    while session.wal_bytes() < 8_000_000 {
+        follow(&mut bench, &mut session, Duration::from_millis(50));
+        assert!(begun.elapsed() < Duration::from_mins(2), "it does not grow");
+    }
+    app.run("alone, auto = True, 100");
     follow_resets(&mut bench, &mut session);
     stop_writers(&mut app);
     bench.capture(&mut session);
