@@ -21,7 +21,7 @@ pub use header::{Checksums, HEADER_BYTES, Header, HeaderFault, WalSpan};
 pub use index::{Index, IndexEntry};
 pub use name::{FileName, InvalidFileName, InvalidLevel, Level};
 pub use order::OrderFault;
-pub use page::{PageDecoder, frame_bytes_max};
+pub use page::{PageDecoder, PageEncoder, frame_bytes_max};
 pub use trailer::{TAIL_BYTES, TRAILER_BYTES, Tail, Trailer, finish_crc, parse_tail};
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use crate::checksums::Edit;
 use crate::recover::State;
 use crate::{Draft, Error, PageSource};
 
+mod ahead;
+
 /// What a draft must follow on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Base {
@@ -165,20 +167,30 @@ impl<'a> Writing<'a> {
             content,
         };
         let mut encoder = Encoder::new(out, &header).map_err(encode)?;
-        let mut page = vec![0; draft.page_size.bytes()];
         let mut missing = base.wanted(draft);
-        loop {
-            let next = pages.next(&mut page);
-            let next = next.map_err(|source| {
-                Stop::draft(Error::Pages {
-                    path: path(),
-                    source,
-                })
-            })?;
-            let Some(pgno) = next else { break };
-            encoder.page(pgno, &page).map_err(encode)?;
-            edit.page(pgno, page_checksum(pgno, &page));
+        let mut next = |page: &mut [u8]| {
+            let next = pages.next(page);
+            next.map_err(|source| {
+                let path = path();
+                Stop::draft(Error::Pages { path, source })
+            })
+        };
+        let mut count = |pgno: Pgno, page: &[u8]| {
+            edit.page(pgno, page_checksum(pgno, page));
             missing = missing.saturating_sub(u32::from(base.wants(pgno)));
+        };
+        if draft.page_size.bytes() as u64 * u64::from(base.wanted(draft)) >= ahead::WORTH_BYTES {
+            ahead::compress(draft.page_size, next, |pgno, page, frame| {
+                encoder.copy(pgno, frame, page).map_err(encode)?;
+                count(pgno, page);
+                Ok(())
+            })?;
+        } else {
+            let mut page = vec![0; draft.page_size.bytes()];
+            while let Some(pgno) = next(&mut page)? {
+                encoder.page(pgno, &page).map_err(encode)?;
+                count(pgno, &page);
+            }
         }
         if missing > 0 {
             let (database, txid) = ((*name).to_owned(), draft.txid);
@@ -217,6 +229,12 @@ enum Stop {
     Out(io::Error),
     /// The draft is to blame.
     Draft(Box<Error>),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Out(error)
+    }
 }
 
 impl Stop {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::header::{HEADER_BYTES, Header, HeaderFault};
 use super::index::put_uvarint;
 use super::order::{Order, OrderFault};
-use super::page::{END_MARKER, FrameWriter, cover_frame, is_of_our_shape};
+use super::page::{END_MARKER, PageEncoder, cover_frame, is_of_our_shape};
 use super::trailer::{Trailer, finish_crc};
 use crate::{Crc64, PageSize, Pgno};
 
@@ -21,7 +21,7 @@ pub struct Encoder<W> {
     bytes: u64,
     pages: u32,
     index: Vec<u8>,
-    frame: FrameWriter,
+    frame: PageEncoder,
     broken: bool,
 }
 
@@ -82,7 +82,7 @@ impl<W: Write> Encoder<W> {
             bytes: 0,
             pages: 0,
             index: Vec::new(),
-            frame: FrameWriter::new(header.page_size),
+            frame: PageEncoder::new(header.page_size),
             broken: false,
         };
         let bytes = header.encode();

@@ -4,6 +4,8 @@
 //! second frame, and the file checksum covers other bytes than they see
 //! (<https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md>).
 
+use std::fmt;
+
 use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, decompress_into_with_dict,
     get_maximum_output_size,
@@ -382,14 +384,16 @@ fn frame_header(pgno: Pgno) -> [u8; PAGE_HEADER_BYTES] {
     header
 }
 
-/// Encodes pages of one size as LZ4 frames, reusing its buffers.
-pub(super) struct FrameWriter {
+/// Encodes pages of one size as LZ4 frames, reusing its buffers: for whoever compresses beside the
+/// [`Encoder`](super::Encoder), which [takes them over](super::Encoder::copy).
+pub struct PageEncoder {
     buffer: Vec<u8>,
     table: CompressTable,
 }
 
-impl FrameWriter {
-    pub(super) fn new(page_size: PageSize) -> Self {
+impl PageEncoder {
+    /// An encoder of pages of this size.
+    pub fn new(page_size: PageSize) -> Self {
         let page = page_size.bytes();
         let block = get_maximum_output_size(page);
         let bytes = block
@@ -407,8 +411,8 @@ impl FrameWriter {
         }
     }
 
-    /// The frame of a page, its header included.
-    pub(super) fn encode(&mut self, pgno: Pgno, page: &[u8]) -> &[u8] {
+    /// The frame of a page, its header included. The page is as long as pages are.
+    pub fn encode(&mut self, pgno: Pgno, page: &[u8]) -> &[u8] {
         let mut before = [0; BEFORE_BLOCK_BYTES];
         put::<0, PAGE_HEADER_BYTES, BEFORE_BLOCK_BYTES>(&mut before, frame_header(pgno));
         put::<6, 7, BEFORE_BLOCK_BYTES>(&mut before, FRAME_PREFIX);
@@ -444,6 +448,12 @@ impl FrameWriter {
             .saturating_add(block_bytes)
             .saturating_add(AFTER_BLOCK_BYTES);
         self.buffer.get(..bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for PageEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageEncoder").finish_non_exhaustive()
     }
 }
 

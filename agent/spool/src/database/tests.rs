@@ -105,6 +105,41 @@ fn a_first_file_must_hold_every_page() {
     snapshot(&database, 3);
 }
 
+/// 36 MB of pages: compressed by a second thread.
+const MANY: u32 = 70_000;
+
+#[test]
+fn a_snapshot_of_many_pages_holds_them_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_spool, database) = open(dir.path());
+    let byte = |page: u32| u8::try_from(page % 251).unwrap();
+    let pages: BTreeMap<u32, u8> = (1..=MANY).map(|page| (page, byte(page))).collect();
+    let first = append(&database, MANY, pages.clone()).unwrap();
+    assert_eq!(first.pages, MANY);
+    assert_eq!(decode(&first.entry.path), (MANY, pages.clone()));
+    assert_checksums(&database, &pages);
+}
+
+#[test]
+fn a_source_of_many_pages_that_fails_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, database) = open(dir.path());
+    let mut source = Pages {
+        fails: true,
+        ..Pages::of((1..MANY).map(|page| (page, 1)))
+    };
+    let draft = draft(&database, MANY);
+    let error = database.append(&draft, &mut source).unwrap_err();
+    assert!(matches!(error, Error::Pages { .. }), "{error}");
+    let error = append(&database, MANY, (1..MANY).map(|page| (page, 1))).unwrap_err();
+    assert!(
+        matches!(error, Error::MissingPages { missing: 1, .. }),
+        "{error}"
+    );
+    assert_eq!((database.position(), spool.pending_bytes()), (None, 0));
+    snapshot(&database, MANY);
+}
+
 #[test]
 fn a_source_that_fails_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();

@@ -185,7 +185,7 @@ fn blocks_are_bounded_by_the_page() {
 #[test]
 fn the_largest_compressible_and_incompressible_pages_round_trip() {
     for size in [PageSize::MIN, PageSize::MAX] {
-        let mut writer = FrameWriter::new(size);
+        let mut writer = PageEncoder::new(size);
         let mut decoder = PageDecoder::new(size);
         let mut state = 1_u64;
         let noise: Vec<u8> = (0..size.get())

@@ -1,0 +1,206 @@
+//! Many pages are compressed by a second thread, while this one reads the next of them and writes those
+//! that are done: a snapshot takes about half as long.
+
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::Builder;
+
+use sqlrep_format::ltx::PageEncoder;
+use sqlrep_format::{PageSize, Pgno};
+
+/// From so many bytes of pages on a thread is worth its start and its memory.
+pub(super) const WORTH_BYTES: u64 = 32 << 20;
+
+/// So much of pages is handed over at once.
+const SHEET_BYTES: usize = 256 * 1024;
+
+/// So many sheets there are: what is read, compressed and written at any time, 2 MiB at most (L12).
+const SHEETS: usize = 4;
+
+/// Pages that follow each other, and what became of them.
+#[derive(Debug, Default)]
+struct Sheet {
+    numbers: Vec<Pgno>,
+    pages: Vec<u8>,
+    frames: Vec<u8>,
+    /// Where each frame ends.
+    ends: Vec<usize>,
+}
+
+/// Gives `each` the pages that come from `next`, in their order, and their frames. Stops at the first
+/// error of either.
+pub(super) fn compress<E: From<io::Error>>(
+    page_size: PageSize,
+    mut next: impl FnMut(&mut [u8]) -> Result<Option<Pgno>, E>,
+    mut each: impl FnMut(Pgno, &[u8], &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    std::thread::scope(|scope| {
+        let (errands, inbox) = sync_channel(SHEETS);
+        let (outbox, done) = sync_channel(SHEETS);
+        Builder::new()
+            .name("compress".to_owned())
+            .spawn_scoped(scope, move || serve(page_size, &inbox, &outbox))?;
+        let mut idle: Vec<Sheet> = Vec::new();
+        idle.resize_with(SHEETS, Sheet::default);
+        let (mut under_way, mut ended) = (0, false);
+        loop {
+            while !ended && let Some(mut sheet) = idle.pop() {
+                ended = sheet.fill(page_size, &mut next)?;
+                errands.send(sheet).map_err(|_| gone())?;
+                under_way += 1;
+            }
+            if under_way == 0 {
+                return Ok(());
+            }
+            let mut sheet = done.recv().map_err(|_| gone())?;
+            under_way -= 1;
+            sheet.give(page_size, &mut each)?;
+            sheet.clear();
+            idle.push(sheet);
+        }
+    })
+}
+
+/// The second thread, until nothing more comes or nobody waits for it.
+fn serve(page_size: PageSize, inbox: &Receiver<Sheet>, outbox: &SyncSender<Sheet>) {
+    let mut encoder = PageEncoder::new(page_size);
+    while let Ok(mut sheet) = inbox.recv() {
+        sheet.encode(page_size, &mut encoder);
+        if outbox.send(sheet).is_err() {
+            break;
+        }
+    }
+}
+
+/// It only ends before us when it panics, and that goes on in us.
+fn gone() -> io::Error {
+    io::Error::other("the thread that compresses pages ended")
+}
+
+impl Sheet {
+    /// Fills it with pages; `true`: there are no more.
+    fn fill<E>(
+        &mut self,
+        page_size: PageSize,
+        next: &mut impl FnMut(&mut [u8]) -> Result<Option<Pgno>, E>,
+    ) -> Result<bool, E> {
+        let bytes = page_size.bytes();
+        self.pages.resize(SHEET_BYTES.max(bytes), 0);
+        for page in self.pages.chunks_exact_mut(bytes) {
+            let Some(pgno) = next(page)? else {
+                return Ok(true);
+            };
+            self.numbers.push(pgno);
+        }
+        Ok(false)
+    }
+
+    fn encode(&mut self, page_size: PageSize, encoder: &mut PageEncoder) {
+        let pages = self.pages.chunks_exact(page_size.bytes());
+        for (pgno, page) in self.numbers.iter().zip(pages) {
+            self.frames.extend_from_slice(encoder.encode(*pgno, page));
+            self.ends.push(self.frames.len());
+        }
+    }
+
+    fn give<E>(
+        &self,
+        page_size: PageSize,
+        each: &mut impl FnMut(Pgno, &[u8], &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let pages = self.pages.chunks_exact(page_size.bytes());
+        let mut from = 0;
+        for ((pgno, page), end) in self.numbers.iter().zip(pages).zip(&self.ends) {
+            let frame = self.frames.get(from..*end).unwrap_or_default();
+            each(*pgno, page, frame)?;
+            from = *end;
+        }
+        Ok(())
+    }
+
+    /// Its memory stays.
+    fn clear(&mut self) {
+        self.numbers.clear();
+        self.frames.clear();
+        self.ends.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Page `number` of a database: half of it the same in all.
+    fn page(number: u32, bytes: usize) -> Vec<u8> {
+        let mut page = vec![7; bytes];
+        let mut random = fastrand::Rng::with_seed(number.into());
+        random.fill(&mut page[..bytes / 2]);
+        page
+    }
+
+    fn run(page_size: PageSize, pages: u32, fail_after: u32) -> Result<Vec<Vec<u8>>, io::Error> {
+        let (mut asked, mut given) = (0, Vec::new());
+        compress(
+            page_size,
+            |out: &mut [u8]| {
+                asked += 1;
+                out.copy_from_slice(&page(asked, out.len()));
+                Ok((asked <= pages).then(|| Pgno::new(2 * asked).unwrap()))
+            },
+            |pgno, bytes, frame| {
+                let number = u32::try_from(given.len()).unwrap() + 1;
+                assert_eq!(pgno.get(), 2 * number, "in their order");
+                assert_eq!(bytes, page(number, bytes.len()));
+                given.push(frame.to_vec());
+                if number > fail_after {
+                    return Err(io::Error::other("the disk is full"));
+                }
+                Ok(())
+            },
+        )?;
+        Ok(given)
+    }
+
+    #[test]
+    fn every_page_comes_back_with_the_frame_that_one_thread_would_have_made() {
+        for (bytes, counts) in [
+            (512, [0, 1, 511, 512, 513, 9000]),
+            (65_536, [0, 1, 3, 4, 5, 90]),
+        ] {
+            let page_size = PageSize::new(bytes).unwrap();
+            for count in counts {
+                let mut encoder = PageEncoder::new(page_size);
+                let expected: Vec<Vec<u8>> = (1..=count)
+                    .map(|number| {
+                        let pgno = Pgno::new(2 * number).unwrap();
+                        let page = page(number, page_size.bytes());
+                        encoder.encode(pgno, &page).to_vec()
+                    })
+                    .collect();
+                assert_eq!(run(page_size, count, u32::MAX).unwrap(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_error_ends_it() {
+        let page_size = PageSize::new(4096).unwrap();
+        for fail_after in [0, 1, 63, 64, 65, 700] {
+            let error = run(page_size, 1000, fail_after).unwrap_err();
+            assert_eq!(error.to_string(), "the disk is full");
+        }
+        let mut asked = 0;
+        let error = compress(
+            page_size,
+            |_: &mut [u8]| {
+                asked += 1;
+                if asked > 400 {
+                    return Err(io::Error::other("unreadable"));
+                }
+                Ok(Pgno::new(asked))
+            },
+            |_, _, _| Ok(()),
+        );
+        assert_eq!(error.unwrap_err().to_string(), "unreadable");
+    }
+}
