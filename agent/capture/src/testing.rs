@@ -225,13 +225,22 @@ impl Bench {
     }
 
     pub(crate) fn try_open(&mut self) -> Result<Session, Error> {
+        self.try_open_with(self.options())
+    }
+
+    fn try_open_with(&mut self, options: Options) -> Result<Session, Error> {
         let now = self.now();
-        Session::open(&self.file(), self.spool.clone(), self.options(), now)
+        Session::open(&self.file(), self.spool.clone(), options, now)
     }
 
     /// A session that is started.
     pub(crate) fn session(&mut self) -> Session {
-        let mut session = self.try_open().unwrap();
+        self.session_with(self.options())
+    }
+
+    /// The same, with these options.
+    pub(crate) fn session_with(&mut self, options: Options) -> Session {
+        let mut session = self.try_open_with(options).unwrap();
         session.start(self.now()).unwrap();
         session
     }

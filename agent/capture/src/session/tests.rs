@@ -154,9 +154,7 @@ fn an_application_that_does_not_checkpoint_is_helped() {
         wal_soft_bytes: 200_000,
         ..bench.options()
     };
-    let now = bench.now();
-    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
-    session.start(bench.now()).unwrap();
+    let mut session = bench.session_with(options);
     app.insert(500);
     session.step().unwrap();
     assert!(
@@ -187,9 +185,7 @@ fn past_the_hard_limit_the_write_lock_is_taken_for_a_moment() {
         wal_hard_bytes: 50_000,
         ..bench.options()
     };
-    let now = bench.now();
-    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
-    session.start(bench.now()).unwrap();
+    let mut session = bench.session_with(options);
     app.insert(500);
     let done = session.checkpoint().unwrap().unwrap();
     assert_eq!(done.log_frames, done.backfilled_frames);
@@ -211,9 +207,7 @@ fn writers_are_not_held_again_and_again_for_a_wal_that_a_reader_keeps() {
         wal_hard_bytes: 200_000,
         ..bench.options()
     };
-    let now = bench.now();
-    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
-    session.start(bench.now()).unwrap();
+    let mut session = bench.session_with(options);
     let mut held = 0;
     for _ in 0..20 {
         app.insert(40); // 20 KB and more
@@ -243,9 +237,7 @@ fn checkpoints_of_a_wal_that_does_not_begin_anew_are_let_through_by_the_lot() {
         wal_soft_bytes: 200_000,
         ..bench.options()
     };
-    let now = bench.now();
-    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
-    session.start(bench.now()).unwrap();
+    let mut session = bench.session_with(options);
     let lagging = |session: &mut Session| {
         let published = session.published().unwrap().unwrap();
         session.extent(&published).lagging
@@ -279,9 +271,7 @@ fn checkpoints_of_a_busy_writer_are_put_off_until_it_pauses_or_they_are_worth_it
         wal_soft_bytes: 400_000,
         ..bench.options()
     };
-    let now = bench.now();
-    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
-    session.start(bench.now()).unwrap();
+    let mut session = bench.session_with(options);
     let copied = |session: &mut Session| session.published().unwrap().unwrap().is_backfilled();
     for _ in 0..=BUSY_STEPS {
         app.insert(5);

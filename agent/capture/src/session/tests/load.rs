@@ -106,9 +106,7 @@ fn a_writer_that_never_checkpoints_is_stopped_for_a_moment_past_the_hard_limit()
         wal_hard_bytes: 6 << 20,
         ..bench.options()
     };
-    let now = bench.now();
-    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
-    session.start(bench.now()).unwrap();
+    let mut session = bench.session_with(options);
     follow_resets(&mut bench, &mut session);
     stop_writers(&mut app);
     bench.capture(&mut session);
@@ -125,9 +123,7 @@ fn the_wal_of_several_writers_begins_anew_past_the_hard_limit() {
         wal_hard_bytes: 6 << 20,
         ..bench.options()
     };
-    let now = bench.now();
-    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
-    session.start(bench.now()).unwrap();
+    let mut session = bench.session_with(options);
     follow_resets(&mut bench, &mut session);
     stop_writers(&mut app);
     bench.capture(&mut session);
@@ -143,9 +139,7 @@ fn the_wal_that_several_writers_left_begins_anew_by_the_checkpoint_of_the_one_th
         wal_hard_bytes: 1 << 40,
         ..bench.options()
     };
-    let now = bench.now();
-    let mut session = Session::open(&bench.file(), bench.spool.clone(), options, now).unwrap();
-    session.start(bench.now()).unwrap();
+    let mut session = bench.session_with(options);
     app.run("auto = 0");
     start_writers(&mut app, &bench, 3);
     let begun = Instant::now();
