@@ -153,14 +153,10 @@ impl Store for Remote {
 
     fn put(
         &self,
-        level: Level,
-        range: TxidRange,
-        timestamp: Timestamp,
+        file: &ReplicaFile,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Put, StoreError> {
-        self.calling(NfsOp::Put, || {
-            self.store.put(level, range, timestamp, write)
-        })
+        self.calling(NfsOp::Put, || self.store.put(file, write))
     }
 
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {

@@ -92,9 +92,13 @@ fn put(store: &DirStore, txid: u64, pages: impl Iterator<Item = u32>) {
         encoder.page(pgno, &page).expect("ascending");
     }
     let (bytes, _) = encoder.finish().expect("into memory");
-    let put = store.put(Level::L0, header.range, header.timestamp, &mut |out| {
-        out.write_all(&bytes)
-    });
+    let file = ReplicaFile {
+        level: Level::L0,
+        range: header.range,
+        bytes: bytes.len() as u64,
+        modified: header.timestamp,
+    };
+    let put = store.put(&file, &mut |out| out.write_all(&bytes));
     put.expect("a free name");
 }
 

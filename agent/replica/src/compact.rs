@@ -145,7 +145,12 @@ pub fn compact(
         });
     }
     progress.planned(plan.steps.len(), plan.bytes());
-    write(store, Merge::open(store, plan)?, level, progress)
+    write(
+        store,
+        Merge::open(store, plan)?,
+        (level, plan.bytes()),
+        progress,
+    )
 }
 
 /// Writes one file that holds every page, whatever its TXIDs are, as a snapshot of its newest state:
@@ -160,16 +165,22 @@ pub fn renew(
         unreached: None,
     };
     let merge = Merge::open(store, &plan)?.made_snapshot();
-    write(store, merge, Level::SNAPSHOT, progress)
+    write(store, merge, (Level::SNAPSHOT, full.bytes), progress)
 }
 
 fn write(
     store: &dyn Store,
     merge: Merge<'_>,
-    level: Level,
+    (level, bytes): (Level, u64),
     progress: &dyn Progress,
 ) -> Result<Compacted, CompactError> {
     let header = *merge.header();
+    let file = ReplicaFile {
+        level,
+        range: header.range,
+        bytes,
+        modified: header.timestamp,
+    };
     let mut writing = Writing {
         level,
         merge: Some(merge),
@@ -177,21 +188,14 @@ fn write(
         written: None,
         failure: None,
     };
-    let put = store.put(level, header.range, header.timestamp, &mut |out| {
-        writing.run(out)
-    });
+    let put = store.put(&file, &mut |out| writing.run(out));
     if let Some(failure) = writing.failure {
         return Err(failure);
     }
     let put = put?;
     let (bytes, checksum) = writing.written.unwrap_or((0, Checksum::EMPTY));
     Ok(Compacted {
-        file: ReplicaFile {
-            level,
-            range: header.range,
-            bytes,
-            modified: header.timestamp,
-        },
+        file: ReplicaFile { bytes, ..file },
         put,
         checksum: header.range.is_snapshot().then_some(checksum),
     })

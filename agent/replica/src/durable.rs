@@ -99,20 +99,29 @@ pub enum Put {
     Taken,
 }
 
+/// What is known of a file before it is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About {
+    /// Becomes its time, before anybody can see it.
+    pub modified: Option<Timestamp>,
+    /// About how long it will be; 0 when nobody knows. A long one is not written gently.
+    pub bytes: u64,
+}
+
 /// Publishes a file under a name that must be free.
 ///
-/// `modified` becomes the file's time before anybody can see it. When this returns an error the
-/// name may or may not have been taken (a reply can be lost): publish again, and compare.
+/// When this returns an error the name may or may not have been taken (a reply can be lost): publish
+/// again, and compare.
 pub fn publish(
     fs: &dyn Fs,
     dir: &Dir,
     name: &OsStr,
-    modified: Option<Timestamp>,
+    about: About,
     write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> Result<Put, Failure> {
     let temp = Temp::create(fs, dir)?;
-    fill_durably(&temp, write)?;
-    let put = name_it(fs, dir, &temp, name, modified)?;
+    fill_durably(&temp, about.bytes, write)?;
+    let put = name_it(fs, dir, &temp, name, about.modified)?;
     // A temp file that stays does no harm and is swept later.
     drop(temp);
     // Also when taken: whoever published it may have died before this step, and the caller goes
@@ -202,7 +211,7 @@ fn name_it(
 /// Exchanges a small file as a whole: afterwards it holds `bytes`, or after an error what it held.
 pub fn replace(fs: &dyn Fs, dir: &Dir, name: &OsStr, bytes: &[u8]) -> Result<(), Failure> {
     let mut temp = Temp::create(fs, dir)?;
-    fill_durably(&temp, &mut |file| file.write_all(bytes))?;
+    fill_durably(&temp, bytes.len() as u64, &mut |file| file.write_all(bytes))?;
     fs.rename(dir, temp.name(), name)
         .map_err(Failure::at("rename to", dir.path().join(name)))?;
     temp.disarm();
@@ -263,9 +272,10 @@ pub fn move_dir(
 /// the kernel reports a lost write once, and a second fsync would lie.
 fn fill_durably(
     temp: &Temp<'_>,
+    bytes: u64,
     write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    fill(temp, Early::gently(temp.file()), write)?;
+    fill(temp, Early::gently(temp.file(), bytes), write)?;
     temp.fsync()
 }
 

@@ -145,10 +145,15 @@ pub fn publish_l0(
 ) -> Result<Publish, StoreError> {
     // Opened before the store is asked for anything: it may act as another user.
     let source = File::open(&file.path).map_err(StoreError::io("open", &file.path))?;
+    let bytes = source.metadata().map(|metadata| metadata.len());
     let mut ours = None;
     let mut fault = None;
-    let range = TxidRange::single(file.txid);
-    let put = store.put(Level::L0, range, file.timestamp, &mut |target| {
+    let new = ReplicaFile {
+        bytes: bytes.map_err(StoreError::io("look at", &file.path))?,
+        modified: file.timestamp,
+        ..l0(file.txid)
+    };
+    let put = store.put(&new, &mut |target| {
         let copied = copy(&source, target, file);
         match copied {
             Ok(digest) => ours = Some(digest),
@@ -207,7 +212,12 @@ pub fn claim(
         wal: WalSpan::CLAIM,
         node_id: writer.get(),
     };
-    let put = store.put(Level::L0, claimed.range, claimed.timestamp, &mut |target| {
+    let new = ReplicaFile {
+        bytes: page1.len() as u64,
+        modified: claimed.timestamp,
+        ..l0(txid)
+    };
+    let put = store.put(&new, &mut |target| {
         let mut encoder = Encoder::new(target, &claimed).map_err(io::Error::other)?;
         encoder.page(Pgno::FIRST, page1).map_err(io::Error::other)?;
         encoder.finish().map_err(io::Error::other)?;

@@ -16,7 +16,7 @@ use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{self, Base, Dir, Failure, Fs, OsFs, Place, is_temp_name};
+use crate::durable::{self, About, Base, Dir, Failure, Fs, OsFs, Place, is_temp_name};
 
 pub use probe::{probe, probe_with};
 
@@ -326,7 +326,7 @@ fn initialise(fs: &dyn Fs, dir: &Dir, content: Content) -> Result<RootId, RootEr
         path: dir.path().join(NAME),
         reason: error.to_string(),
     })?;
-    durable::publish(fs, dir, OsStr::new(NAME), None, &mut |file| {
+    durable::publish(fs, dir, OsStr::new(NAME), About::default(), &mut |file| {
         file.write_all(&bytes)
     })
     .map_err(|Failure { step, path, source }| refused(&path, step, source))?;

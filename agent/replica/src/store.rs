@@ -155,13 +155,12 @@ pub trait Store: Send + Sync + Debug {
     fn read_exact_at(&self, opened: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         opened.read_exact_at(buffer, offset)
     }
-    /// Publishes a file whole, or not at all, under a name that must be free; `timestamp` is that
-    /// of its header. After an error the name may have been taken all the same: put again.
+    /// Publishes a file whole, or not at all, under a name that must be free. Its time is that of its
+    /// header; how many bytes it will have is a guess that decides about the pace alone. After an
+    /// error the name may have been taken all the same: put again.
     fn put(
         &self,
-        level: Level,
-        range: TxidRange,
-        timestamp: Timestamp,
+        file: &ReplicaFile,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Put, StoreError>;
     /// Unlinks a file; one that is gone already is no error. For `retain` alone (L6).

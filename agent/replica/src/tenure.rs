@@ -13,7 +13,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::ManifestError;
-use crate::durable::{self, Failure, Fs, OsFs, Place, Put};
+use crate::durable::{self, About, Failure, Fs, OsFs, Place, Put};
 use crate::manifest::{self, Manifest, Owner};
 
 /// The file's name.
@@ -118,7 +118,13 @@ fn publish(fs: &dyn Fs, place: &Place, note: &Note) -> Result<Put, ManifestError
     let bytes = manifest::encoded(place.path().join(NAME), note)?;
     let dir = durable::ensure_dir(fs, place)?;
     let write = &mut |file: &mut dyn io::Write| file.write_all(&bytes);
-    Ok(durable::publish(fs, &dir, OsStr::new(NAME), None, write)?)
+    Ok(durable::publish(
+        fs,
+        &dir,
+        OsStr::new(NAME),
+        About::default(),
+        write,
+    )?)
 }
 
 #[cfg(test)]

@@ -163,12 +163,14 @@ pub(crate) fn assert_checksums(database: &DatabaseSpool, pages: &BTreeMap<u32, u
 pub(crate) fn ship(database: &DatabaseSpool, replica: &dyn Store) {
     while let Some(entry) = database.first_pending() {
         let bytes = fs::read(&entry.path).unwrap();
-        let range = TxidRange::single(entry.txid);
-        replica
-            .put(ltx::Level::L0, range, entry.timestamp, &mut |out| {
-                out.write_all(&bytes)
-            })
-            .unwrap();
+        let file = ReplicaFile {
+            level: ltx::Level::L0,
+            range: TxidRange::single(entry.txid),
+            bytes: entry.bytes,
+            modified: entry.timestamp,
+        };
+        let put = replica.put(&file, &mut |out| out.write_all(&bytes));
+        put.unwrap();
         database.ack(entry.txid).unwrap();
     }
 }

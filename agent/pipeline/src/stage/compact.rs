@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use sqlrep_format::Timestamp;
 use sqlrep_format::ltx::Level;
-use sqlrep_format::{Timestamp, TxidRange};
 use sqlrep_replica::compact::{self, CompactError, Compacted};
 use sqlrep_replica::{Listing, Plan, PlanError, Put, ReplicaFile, Store, StoreError};
 use sqlrep_spool::{DatabaseSpool, Entry};
@@ -138,12 +138,10 @@ impl Store for Near<'_> {
 
     fn put(
         &self,
-        level: Level,
-        range: TxidRange,
-        timestamp: Timestamp,
+        file: &ReplicaFile,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Put, StoreError> {
-        self.main.put(level, range, timestamp, write)
+        self.main.put(file, write)
     }
 
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {

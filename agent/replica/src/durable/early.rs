@@ -55,10 +55,11 @@ impl<'a> Early<'a> {
         }
     }
 
-    /// With pauses.
-    pub(super) fn gently(file: &'a File) -> Self {
+    /// With pauses, unless so many bytes are a copy of a whole database.
+    pub(super) fn gently(file: &'a File, bytes: u64) -> Self {
+        let short = bytes <= PAUSED_BYTES_MAX;
         Self {
-            pause: PAUSE,
+            pause: if short { PAUSE } else { Duration::ZERO },
             ..Self::new(file)
         }
     }
@@ -102,7 +103,7 @@ mod tests {
         for gently in [false, true] {
             let file = File::create(&path).unwrap();
             let mut early = if gently {
-                Early::gently(&file)
+                Early::gently(&file, 0)
             } else {
                 Early::new(&file)
             };
@@ -121,7 +122,9 @@ mod tests {
     #[test]
     fn nobody_waits_long_for_the_pauses() {
         let file = tempfile::tempfile().unwrap();
-        let mut early = Early::gently(&file);
+        let known = Early::gently(&file, PAUSED_BYTES_MAX + 1);
+        assert_eq!(known.pause(), Duration::ZERO);
+        let mut early = Early::gently(&file, PAUSED_BYTES_MAX);
         let mut waited = Duration::ZERO;
         for _ in 0..10_000 {
             early.written += STRETCH_BYTES;

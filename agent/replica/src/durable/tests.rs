@@ -20,7 +20,11 @@ fn open(path: &Path) -> Dir {
 
 fn put(fs: &dyn Fs, dir: &Path, content: &[u8]) -> Result<Put, Failure> {
     let time = Some(Timestamp::from_millis(1_700_000_000_123));
-    publish(fs, &open(dir), OsStr::new("a"), time, &mut |file| {
+    let about = About {
+        modified: time,
+        bytes: content.len() as u64,
+    };
+    publish(fs, &open(dir), OsStr::new("a"), about, &mut |file| {
         file.write_all(content)
     })
 }

@@ -6,7 +6,7 @@ use sqlrep_format::PageSize;
 
 use super::hangs::{Then, while_hung};
 use super::*;
-use crate::testing::chain::header;
+use crate::testing::chain::{header, put_bytes};
 
 /// Pages of the database: with content that does not compress, more than twice what is read at once.
 const PAGES: u32 = 2_600;
@@ -45,9 +45,7 @@ fn begin_large(dir: &Path) {
         (Level::L0, 2, &LARGE.some),
     ] {
         let header = header(id, id, PAGES);
-        let mut write = |file: &mut dyn std::io::Write| file.write_all(bytes);
-        let put = store.put(level, header.range, header.timestamp, &mut write);
-        put.unwrap();
+        put_bytes(&store, level, &header, bytes).unwrap();
     }
     fs::create_dir(dir.join("out")).unwrap();
 }

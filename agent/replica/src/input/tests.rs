@@ -5,7 +5,7 @@ use sqlrep_format::ltx::Level;
 
 use super::*;
 use crate::merge::Merge;
-use crate::testing::chain::{History, encode, header, page, put};
+use crate::testing::chain::{History, encode, header, page, put, put_bytes};
 use crate::testing::scratch;
 use crate::verify::verify;
 use crate::{DirStore, Plan, Point};
@@ -122,11 +122,7 @@ fn verdict(head: &Header, entries: &[Entry], twist: Twist) -> Result<(), String>
     let last = head.range.max().get() + 1;
     put(&store, 0, &header(last, last, 3), &three[..1]).unwrap();
     let bytes = sealed(head, entries, twist);
-    store
-        .put(Level::L0, head.range, head.timestamp, &mut |to| {
-            to.write_all(&bytes)
-        })
-        .unwrap();
+    put_bytes(&store, Level::L0, head, &bytes).unwrap();
 
     let verified = verify(&store, Point::Latest, &())
         .map(drop)
@@ -212,13 +208,13 @@ proptest! {
         let end = (at + junk.len()).min(bytes.len());
         bytes[at..end].copy_from_slice(&junk[..end - at]);
         bytes.truncate(bytes.len() - cut);
-        store.put(Level::L0, second.range, second.timestamp, &mut |to| to.write_all(&bytes)).unwrap();
+        put_bytes(&store, Level::L0, &second, &bytes).unwrap();
         let sum = |found: crate::Verified| found.checksum;
         if let Ok(found) = verify(&store, Point::Latest, &()).map(sum) {
             // Then it says what the sound file says.
             let listed = store.list().unwrap();
             store.remove(listed.files().last().unwrap()).unwrap();
-            store.put(Level::L0, second.range, second.timestamp, &mut |to| to.write_all(&sound)).unwrap();
+            put_bytes(&store, Level::L0, &second, &sound).unwrap();
             prop_assert_eq!(verify(&store, Point::Latest, &()).map(sum).unwrap(), found);
         }
         let plan = Plan::of(store.list().unwrap().files().to_vec()).unwrap();

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use sqlrep_format::ltx::Level;
-use sqlrep_format::{Timestamp, Txid, TxidRange};
+use sqlrep_format::{Timestamp, Txid};
 
 use crate::calendar::{compact, parse_compact};
 use crate::durable::{self, Fs, OsFs, Place};
@@ -206,12 +206,10 @@ impl Store for BranchStore {
 
     fn put(
         &self,
-        level: Level,
-        range: TxidRange,
-        timestamp: Timestamp,
+        file: &ReplicaFile,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Put, StoreError> {
-        self.own.put(level, range, timestamp, write)
+        self.own.put(file, write)
     }
 
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {

@@ -243,12 +243,10 @@ impl Store for Retention {
     }
     fn put(
         &self,
-        level: sqlrep_format::ltx::Level,
-        range: sqlrep_format::TxidRange,
-        timestamp: Timestamp,
+        file: &ReplicaFile,
         write: &mut dyn FnMut(&mut dyn io::Write) -> io::Result<()>,
     ) -> Result<crate::Put, StoreError> {
-        self.store.put(level, range, timestamp, write)
+        self.store.put(file, write)
     }
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {
         self.store.remove(file)
@@ -506,11 +504,7 @@ fn beyond_the_lock_page(dir: &Path) -> (DirStore, u32) {
     }
     let (bytes, _) = encoder.finish().unwrap();
     let level = sqlrep_format::ltx::Level::L0;
-    store
-        .put(level, first.range, first.timestamp, &mut |to| {
-            to.write_all(&bytes)
-        })
-        .unwrap();
+    chain::put_bytes(&store, level, &first, &bytes).unwrap();
     let second = Header {
         page_size: size,
         ..header(2, 2, last)

@@ -10,7 +10,7 @@ use sqlrep_format::TxidRange;
 use super::*;
 use crate::compact::{compact, pending, snapshot_plan};
 use crate::durable::Fs;
-use crate::testing::chain::{History, encode, txid};
+use crate::testing::chain::{History, encode, put_bytes, txid};
 use crate::testing::{CrashFs, Loss, peer, scratch};
 use crate::{Destination, DirStore, Plan, RestoreOptions, restore};
 
@@ -444,11 +444,7 @@ fn put_at(store: &DirStore, history: &History, id: u64, time: Timestamp) {
     let (mut header, pages) = history.covering(id, id);
     header.timestamp = time;
     let bytes = encode(&header, &pages);
-    store
-        .put(Level::L0, header.range, time, &mut |out| {
-            out.write_all(&bytes)
-        })
-        .unwrap();
+    put_bytes(store, Level::L0, &header, &bytes).unwrap();
 }
 
 /// One turn of everything: each level, a snapshot, retention. Errors end it, as they end a stage.

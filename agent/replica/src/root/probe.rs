@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::time::SystemTime;
 
 use super::{RootError, refused};
-use crate::durable::{self, Dir, Failure, Fs, OsFs, Put};
+use crate::durable::{self, About, Dir, Failure, Fs, OsFs, Put};
 
 /// Publishes a name and publishes it again: the second time the name must be refused, because that
 /// is what keeps two writers apart (L5). Gives the time that the root gave to the file, which on a
@@ -26,7 +26,7 @@ pub fn probe_with(fs: &dyn Fs, dir: &Dir, node: &str) -> Result<SystemTime, Root
     drop(left);
     let publish = || {
         let write = &mut |file: &mut dyn std::io::Write| file.write_all(b"sqlrep\n");
-        durable::publish(fs, dir, name, None, write)
+        durable::publish(fs, dir, name, About::default(), write)
             .map_err(|Failure { step, path, source }| refused(&path, step, source))
     };
     let (first, second) = (publish()?, publish()?);

@@ -11,7 +11,7 @@ use sqlrep_format::{Timestamp, TxidRange};
 
 use super::{Listing, Put, ReplicaFile, Store, StoreError};
 use crate::calendar::compact;
-use crate::durable::{self, Dir, Fs, OsFs, Place, Unsettled};
+use crate::durable::{self, About, Dir, Fs, OsFs, Place, Unsettled};
 use crate::layout::{self, DAMAGED_DIR, LTX_DIR, META_DIR};
 
 /// A replica in a directory; creates nothing until the first [`Store::put`]. Clones are cheap.
@@ -257,19 +257,21 @@ impl Store for DirStore {
 
     fn put(
         &self,
-        level: Level,
-        range: TxidRange,
-        timestamp: Timestamp,
+        file: &ReplicaFile,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Put, StoreError> {
-        let dir = self.durable_level(level)?;
-        let name = FileName(range).to_string();
+        let dir = self.durable_level(file.level)?;
+        let name = FileName(file.range).to_string();
+        let about = About {
+            modified: Some(file.modified),
+            bytes: file.bytes,
+        };
         let name = OsStr::new(&name);
         Ok(durable::publish(
             self.fs.as_ref(),
             &dir,
             name,
-            Some(timestamp),
+            about,
             write,
         )?)
     }

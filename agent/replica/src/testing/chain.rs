@@ -4,12 +4,10 @@
     reason = "a test that asks for nonsense fails"
 )]
 
-use std::io;
-
 use sqlrep_format::ltx::{Checksums, Encoder, Header, Level, WalSpan};
 use sqlrep_format::{PageCount, PageSize, Pgno, Timestamp, Txid, TxidRange};
 
-use crate::{Put, Store};
+use crate::{Put, ReplicaFile, Store};
 
 /// The node id in the headers.
 pub const NODE: u64 = 7;
@@ -69,14 +67,24 @@ pub fn put(
     header: &Header,
     pages: &[(u32, Vec<u8>)],
 ) -> Result<Put, crate::StoreError> {
-    let bytes = encode(header, pages);
     let level = Level::new(level).expect("tests know the levels");
-    store.put(
+    put_bytes(store, level, header, &encode(header, pages))
+}
+
+/// Puts these bytes into a store, as the file that the header is of.
+pub fn put_bytes(
+    store: &dyn Store,
+    level: Level,
+    header: &Header,
+    bytes: &[u8],
+) -> Result<Put, crate::StoreError> {
+    let file = ReplicaFile {
         level,
-        header.range,
-        header.timestamp,
-        &mut |file| -> io::Result<()> { file.write_all(&bytes) },
-    )
+        range: header.range,
+        bytes: bytes.len() as u64,
+        modified: header.timestamp,
+    };
+    store.put(&file, &mut |out| out.write_all(bytes))
 }
 
 /// A history of a database: what each TXID changed, and every state.

@@ -210,12 +210,10 @@ impl Store for FaultyStore {
 
     fn put(
         &self,
-        level: Level,
-        range: TxidRange,
-        timestamp: Timestamp,
+        file: &ReplicaFile,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Put, StoreError> {
-        self.store.put(level, range, timestamp, write)
+        self.store.put(file, write)
     }
 
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {

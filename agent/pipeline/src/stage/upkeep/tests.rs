@@ -910,11 +910,11 @@ fn a_branch_that_is_old_goes_and_nothing_wakes_for_it_before() {
         .unwrap()
         .clone();
     let bytes = std::fs::read(life.tend.store.path(&file)).unwrap();
-    branch
-        .put(Level::L0, file.range, begun, &mut |out| {
-            out.write_all(&bytes)
-        })
-        .unwrap();
+    let old = ReplicaFile {
+        modified: begun,
+        ..file
+    };
+    branch.put(&old, &mut |out| out.write_all(&bytes)).unwrap();
     let count = |life: &Life| {
         let branches = sqlrep_replica::owner::list_branches(life.tend.store.dir());
         branches.unwrap().len()
