@@ -15,6 +15,9 @@ const XOR_OUT: u64 = u64::MAX;
 /// The polynomial of CRC-64/GO-ISO; here and below the highest bit is the coefficient of x^0.
 const POLYNOMIAL: u64 = 0xd800_0000_0000_0000;
 
+/// x^0: what no more bytes multiply a CRC by.
+const ONE: u64 = 1 << 63;
+
 /// x^8: what one more byte multiplies a CRC by.
 const ONE_BYTE: u64 = 1 << (63 - 8);
 
@@ -79,6 +82,13 @@ impl Crc64 {
         Self(Digest::new(CrcAlgorithm::Crc64GoIso))
     }
 
+    /// The CRC of some bytes.
+    pub fn of(bytes: &[u8]) -> u64 {
+        let mut crc = Self::new();
+        crc.update(bytes);
+        crc.value()
+    }
+
     /// Goes on after bytes whose CRC is `value`, for instance one made by [`Crc64::combine`].
     pub fn resume(value: u64) -> Self {
         Self(Digest::new_with_init_state(
@@ -105,19 +115,47 @@ impl Crc64 {
     /// The CRC of two runs of bytes, one after the other, from the CRC of each and the length of
     /// the second.
     ///
-    /// Costs some microseconds: meant for the parts of a file, not for each page.
+    /// Costs about a microsecond: meant for the parts of a file. For many that are equally long there
+    /// is [`Join`].
     pub fn combine(first: u64, second: u64, second_len: u64) -> u64 {
-        // The inversions at both ends cancel out, so that what follows only multiplies `first`: by
+        Join::new(second_len).join(first, second)
+    }
+}
+
+/// Puts CRCs of runs of bytes together, of which the second is of this length: what
+/// [`Crc64::combine`] does, for pages.
+///
+/// Who reads a page once can give what its checksum and that of its file are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Join {
+    /// What that many bytes multiply a CRC by.
+    power: u64,
+}
+
+impl Join {
+    /// For second runs of `second_len` bytes.
+    pub fn new(second_len: u64) -> Self {
         // x^8 for each byte, which squaring makes a step for each bit of the length.
-        let (mut moved, mut power, mut left) = (first, ONE_BYTE, second_len);
+        let (mut power, mut square, mut left) = (ONE, ONE_BYTE, second_len);
         while left > 0 {
             if left & 1 == 1 {
-                moved = multiply(moved, power);
+                power = multiply(power, square);
             }
-            power = multiply(power, power);
+            square = multiply(square, square);
             left >>= 1;
         }
-        moved ^ second
+        Self { power }
+    }
+
+    /// The CRC of both runs, from the CRC of each.
+    pub fn join(self, first: u64, second: u64) -> u64 {
+        // The inversions at both ends cancel out.
+        multiply(first, self.power) ^ second
+    }
+
+    /// The checksum of a page of this length, from the CRC of its content.
+    pub fn page_checksum(self, pgno: Pgno, content: u64) -> Checksum {
+        Checksum::from_crc(self.join(Crc64::of(&pgno.get().to_be_bytes()), content))
     }
 }
 

@@ -17,7 +17,7 @@ mod timestamp;
 mod txid;
 pub mod wal;
 
-pub use checksum::{Checksum, Crc64, page_checksum};
+pub use checksum::{Checksum, Crc64, Join, page_checksum};
 pub use database::{DatabaseHeader, HeaderError, JournalMode};
 pub use journal::{JournalHeader, journal_record, names_super_journal};
 pub use page::{InvalidPageSize, PageCount, PageSize, Pgno};

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use sqlrep_format::ltx::{self, Encoder};
-use sqlrep_format::{Crc64, PageCount, PageSize, Pgno, TxidRange, page_checksum};
+use sqlrep_format::{Crc64, Join, PageCount, PageSize, Pgno, TxidRange};
 
 use crate::budget::Counted;
 use crate::checksums::Edit;
@@ -175,21 +175,23 @@ impl<'a> Writing<'a> {
                 Stop::draft(Error::Pages { path, source })
             })
         };
-        let mut count = |pgno: Pgno, page: &[u8]| {
-            edit.page(pgno, page_checksum(pgno, page));
+        let join = Join::new(draft.page_size.bytes() as u64);
+        let mut count = |pgno: Pgno, content: u64| {
+            edit.page(pgno, join.page_checksum(pgno, content));
             missing = missing.saturating_sub(u32::from(base.wants(pgno)));
         };
         if draft.page_size.bytes() as u64 * u64::from(base.wanted(draft)) >= ahead::WORTH_BYTES {
-            ahead::compress(draft.page_size, next, |pgno, page, frame| {
-                encoder.copy(pgno, frame, page).map_err(encode)?;
-                count(pgno, page);
+            ahead::compress(draft.page_size, next, |pgno, content, frame| {
+                let copied = encoder.copy_encoded(pgno, frame, content);
+                copied.map_err(encode)?;
+                count(pgno, content);
                 Ok(())
             })?;
         } else {
             let mut page = vec![0; draft.page_size.bytes()];
             while let Some(pgno) = next(&mut page)? {
                 encoder.page(pgno, &page).map_err(encode)?;
-                count(pgno, &page);
+                count(pgno, Crc64::of(&page));
             }
         }
         if missing > 0 {

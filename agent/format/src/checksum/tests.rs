@@ -72,6 +72,27 @@ proptest! {
         prop_assert_eq!(combined, reference(&bytes));
     }
 
+    #[test]
+    fn the_checksum_of_a_page_follows_from_the_crc_of_its_content(
+        power in 9u32..=16, pgno in 1..=u32::MAX, seed in any::<u64>(),
+    ) {
+        let mut state = seed;
+        let page = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        });
+        let page: Vec<u8> = page.take(1 << power).collect();
+        let pgno = Pgno::new(pgno).unwrap();
+        let join = Join::new(page.len() as u64);
+        let found = join.page_checksum(pgno, Crc64::of(&page));
+        prop_assert_eq!(found, page_checksum(pgno, &page));
+        prop_assert_eq!(join.join(seed, Crc64::of(&page)), {
+            let mut crc = Crc64::resume(seed);
+            crc.update(&page);
+            crc.value()
+        });
+    }
+
     /// A run of zeros as long as no memory is: the lengths add up, however it is cut.
     #[test]
     fn combining_does_not_mind_where_it_is_cut(

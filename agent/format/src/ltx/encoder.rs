@@ -8,7 +8,7 @@ use super::index::put_uvarint;
 use super::order::{Order, OrderFault};
 use super::page::{END_MARKER, PageEncoder, cover_frame, is_of_our_shape};
 use super::trailer::{Trailer, finish_crc};
-use crate::{Crc64, PageSize, Pgno};
+use crate::{Crc64, Join, PageSize, Pgno};
 
 /// Writes an LTX file to `W`: one write for each page, so that small pages want a buffer below.
 ///
@@ -18,6 +18,7 @@ pub struct Encoder<W> {
     page_size: PageSize,
     order: Order,
     crc: Crc64,
+    join: Join,
     bytes: u64,
     pages: u32,
     index: Vec<u8>,
@@ -79,6 +80,7 @@ impl<W: Write> Encoder<W> {
             page_size: header.page_size,
             order: Order::new(header),
             crc: Crc64::new(),
+            join: Join::new(header.page_size.bytes() as u64),
             bytes: 0,
             pages: 0,
             index: Vec::new(),
@@ -95,7 +97,7 @@ impl<W: Write> Encoder<W> {
     /// Writes a page: ascending, inside the database, not the lock page, and each in turn when
     /// the file is a snapshot. An error other than `Io` leaves the file as it was.
     pub fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), EncodeError> {
-        self.admit(pgno, page)?;
+        self.admit(pgno, page.len(), Crc64::of(page))?;
         let Self { writer, frame, .. } = self;
         let frame = frame.encode(pgno, page);
         let (bytes, written) = (frame.len() as u64, writer.write_all(frame));
@@ -108,18 +110,39 @@ impl<W: Write> Encoder<W> {
         if !is_of_our_shape(frame, pgno, page.len()) {
             return self.page(pgno, page);
         }
-        self.admit(pgno, page)?;
+        self.take_over(pgno, frame, page.len(), Crc64::of(page))
+    }
+
+    /// The same for a frame that a [`PageEncoder`] of this page size made of this page, whose content
+    /// has the CRC `content`.
+    pub fn copy_encoded(
+        &mut self,
+        pgno: Pgno,
+        frame: &[u8],
+        content: u64,
+    ) -> Result<(), EncodeError> {
+        self.take_over(pgno, frame, self.page_size.bytes(), content)
+    }
+
+    fn take_over(
+        &mut self,
+        pgno: Pgno,
+        frame: &[u8],
+        bytes: usize,
+        content: u64,
+    ) -> Result<(), EncodeError> {
+        self.admit(pgno, bytes, content)?;
         let written = self.writer.write_all(frame);
         self.appended(pgno, frame.len() as u64, written)
     }
 
     /// Whether a page may come here; counts it into the checksum.
-    fn admit(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), EncodeError> {
+    fn admit(&mut self, pgno: Pgno, bytes: usize, content: u64) -> Result<(), EncodeError> {
         if self.broken {
             return Err(EncodeError::Broken);
         }
-        if page.len() != self.page_size.bytes() {
-            let (expected, found) = (self.page_size.bytes(), page.len());
+        if bytes != self.page_size.bytes() {
+            let (expected, found) = (self.page_size.bytes(), bytes);
             return Err(EncodeError::PageBytes {
                 pgno,
                 expected,
@@ -127,7 +150,7 @@ impl<W: Write> Encoder<W> {
             });
         }
         self.order.admit(pgno).map_err(EncodeError::Order)?;
-        cover_frame(pgno, page, &mut self.crc);
+        cover_frame(pgno, content, self.join, &mut self.crc);
         Ok(())
     }
 

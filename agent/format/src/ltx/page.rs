@@ -14,7 +14,7 @@ use twox_hash::XxHash32;
 
 use super::error::{DecodeError, Fault};
 use crate::bytes::{be_u16, be_u32, field, put};
-use crate::{Crc64, PageSize, Pgno};
+use crate::{Crc64, Join, PageSize, Pgno};
 
 /// Number and flags of a page.
 pub(super) const PAGE_HEADER_BYTES: usize = 6;
@@ -370,10 +370,11 @@ pub(super) fn is_of_our_shape(frame: &[u8], pgno: Pgno, page_bytes: usize) -> bo
         && field::<0, 4, AFTER_BLOCK_BYTES>(after) == [0; 4]
 }
 
-/// Appends to `crc` what the file checksum covers of a page that is written as a frame.
-pub(super) fn cover_frame(pgno: Pgno, page: &[u8], crc: &mut Crc64) {
+/// Appends to `crc` what the file checksum covers of a page that is written as a frame, of which the
+/// content has this CRC.
+pub(super) fn cover_frame(pgno: Pgno, content: u64, join: Join, crc: &mut Crc64) {
     crc.update(&frame_header(pgno));
-    crc.update(page);
+    *crc = Crc64::resume(join.join(crc.value(), content));
 }
 
 /// The header of a page that is written as a frame.

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Builder;
 
 use sqlrep_format::ltx::PageEncoder;
-use sqlrep_format::{PageSize, Pgno};
+use sqlrep_format::{Crc64, PageSize, Pgno};
 
 /// From so many bytes of pages on a thread is worth its start and its memory.
 pub(super) const WORTH_BYTES: u64 = 32 << 20;
@@ -28,8 +28,8 @@ struct Sheet {
     numbers: Vec<Pgno>,
     pages: Vec<u8>,
     frames: Vec<u8>,
-    /// Where each frame ends.
-    ends: Vec<usize>,
+    /// Where each frame ends, and the CRC of its page.
+    made: Vec<(usize, u64)>,
 }
 
 /// A sheet that is filled, in the order in which they are given.
@@ -40,12 +40,12 @@ enum Filled {
     Done(Sheet),
 }
 
-/// Gives `each` the pages that come from `next`, in their order, and their frames. Stops at the first
-/// error of either.
+/// Gives `each` the numbers of the pages that come from `next`, in their order, the CRCs of their
+/// content, and their frames. Stops at the first error of either.
 pub(super) fn compress<E: From<io::Error>>(
     page_size: PageSize,
     next: impl FnMut(&mut [u8]) -> Result<Option<Pgno>, E>,
-    mut each: impl FnMut(Pgno, &[u8], &[u8]) -> Result<(), E>,
+    mut each: impl FnMut(Pgno, u64, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     std::thread::scope(|scope| {
         let (errands, inbox) = sync_channel(SHEETS);
@@ -55,7 +55,7 @@ pub(super) fn compress<E: From<io::Error>>(
             .spawn_scoped(scope, move || serve(page_size, &inbox, &outbox))?;
         let mut desk = Desk::new(page_size, next, errands, done);
         while let Some(sheet) = desk.next()? {
-            sheet.give(page_size, &mut each)?;
+            sheet.give(&mut each)?;
             desk.idle.push(sheet);
         }
         Ok(())
@@ -183,7 +183,7 @@ impl Sheet {
         let bytes = page_size.bytes();
         self.numbers.clear();
         self.frames.clear();
-        self.ends.clear();
+        self.made.clear();
         self.pages.resize(SHEET_BYTES.max(bytes), 0);
         for page in self.pages.chunks_exact_mut(bytes) {
             let Some(pgno) = next(page)? else {
@@ -198,20 +198,16 @@ impl Sheet {
         let pages = self.pages.chunks_exact(page_size.bytes());
         for (pgno, page) in self.numbers.iter().zip(pages) {
             self.frames.extend_from_slice(encoder.encode(*pgno, page));
-            self.ends.push(self.frames.len());
+            // Here, where the page is in the processor's cache.
+            self.made.push((self.frames.len(), Crc64::of(page)));
         }
     }
 
-    fn give<E>(
-        &self,
-        page_size: PageSize,
-        each: &mut impl FnMut(Pgno, &[u8], &[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let pages = self.pages.chunks_exact(page_size.bytes());
+    fn give<E>(&self, each: &mut impl FnMut(Pgno, u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
         let mut from = 0;
-        for ((pgno, page), end) in self.numbers.iter().zip(pages).zip(&self.ends) {
+        for (pgno, (end, content)) in self.numbers.iter().zip(&self.made) {
             let frame = self.frames.get(from..*end).unwrap_or_default();
-            each(*pgno, page, frame)?;
+            each(*pgno, *content, frame)?;
             from = *end;
         }
         Ok(())
@@ -239,10 +235,10 @@ mod tests {
                 out.copy_from_slice(&page(asked, out.len()));
                 Ok((asked <= pages).then(|| Pgno::new(2 * asked).unwrap()))
             },
-            |pgno, bytes, frame| {
+            |pgno, content, frame| {
                 let number = u32::try_from(given.len()).unwrap() + 1;
                 assert_eq!(pgno.get(), 2 * number, "in their order");
-                assert_eq!(bytes, page(number, bytes.len()));
+                assert_eq!(content, Crc64::of(&page(number, page_size.bytes())));
                 given.push(frame.to_vec());
                 if number > fail_after {
                     return Err(io::Error::other("the disk is full"));

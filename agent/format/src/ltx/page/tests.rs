@@ -201,7 +201,8 @@ fn the_largest_compressible_and_incompressible_pages_round_trip() {
             let mut crc = [Crc64::new(), Crc64::new()];
             let [ours, theirs] = &mut crc;
             let frame = writer.encode(Pgno::FIRST, &page).to_vec();
-            cover_frame(Pgno::FIRST, &page, ours);
+            let join = Join::new(page.len() as u64);
+            cover_frame(Pgno::FIRST, Crc64::of(&page), join, ours);
             let mut out = vec![1; size.bytes()];
             assert_eq!(
                 decoder.decode(&frame, &mut out, theirs).unwrap(),
