@@ -17,13 +17,14 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use sqlrep_format::Txid;
 
 use crate::Error;
 use crate::ledger::open::{OpenError, is_environment, marker, set_aside, try_open};
 pub(crate) use crate::ledger::record::Record;
-use crate::ledger::writer::{Writer, collect};
+use crate::ledger::writer::{WAIT_MAX, Writer, collect};
 
 mod open;
 mod record;
@@ -141,7 +142,7 @@ impl Ledger {
             "it broke while in use".to_owned()
         } else {
             match try_open(dir) {
-                Ok(db) => return Self::over(db, dir),
+                Ok(db) => return Self::over(db, dir, WAIT_MAX),
                 Err(OpenError::Io(source)) if is_environment(&source) => {
                     return Err(Error::Ledger {
                         path: dir.to_owned(),
@@ -157,7 +158,7 @@ impl Ledger {
             "the ledger could not be used; it is rebuilt from the spool's files"
         );
         match try_open(dir) {
-            Ok(db) => Self::over(db, dir),
+            Ok(db) => Self::over(db, dir, WAIT_MAX),
             Err(error) => Err(Error::Ledger {
                 path: dir.to_owned(),
                 source: error.into(),
@@ -166,8 +167,8 @@ impl Ledger {
     }
 
     /// Nothing is written yet.
-    fn over(db: sled::Db, dir: &Path) -> Result<Self, Error> {
-        let writer = Writer::start(db.clone());
+    fn over(db: sled::Db, dir: &Path, wait_max: Duration) -> Result<Self, Error> {
+        let writer = Writer::start(db.clone(), wait_max);
         let writer = writer.map_err(Error::io("start the thread of the ledger", dir))?;
         Ok(Self {
             writer: Some(writer),

@@ -139,3 +139,34 @@ fn successor_skips_full_bytes() {
     assert_eq!(successor(&[1, 0xff, 0xff]), Some(vec![2]));
     assert_eq!(successor(&[0xff]), None);
 }
+
+#[test]
+fn a_write_that_never_comes_back_breaks_the_ledger_and_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let db = try_open(&path).unwrap();
+    let ledger = Ledger::over(db, &path, Duration::from_millis(200)).unwrap();
+    let slot = ledger.slot(NAME);
+    let (release, hold) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let one = &ledger;
+        let first = scope.spawn(move || one.write(move |_| Ok(hold.recv().is_ok())));
+        std::thread::sleep(Duration::from_millis(50));
+        // More than would find room in any short queue.
+        let others: Vec<_> = (0..40)
+            .map(|_| scope.spawn(|| ledger.apply(Batch::default())))
+            .collect();
+        assert!(matches!(first.join().unwrap(), Err(LedgerError::Sled(_))));
+        for other in others {
+            assert!(other.join().unwrap().is_err());
+        }
+    });
+    assert!(ledger.is_broken());
+    assert!(matches!(
+        ledger.position(slot, NAME),
+        Err(LedgerError::Broken)
+    ));
+    assert!(marker(&path).exists(), "the next start rebuilds it");
+    drop(ledger); // and does not wait for the thread
+    drop(release);
+}
