@@ -159,6 +159,10 @@ impl Store for Remote {
         self.calling(NfsOp::Put, || self.store.put(file, write))
     }
 
+    fn put_again(&self, file: &ReplicaFile, level: Level) -> Result<Option<Put>, StoreError> {
+        self.calling(NfsOp::Put, || self.store.put_again(file, level))
+    }
+
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {
         self.calling(NfsOp::Remove, || self.store.remove(file))
     }

@@ -50,6 +50,9 @@ pub trait Fs: Send + Sync + fmt::Debug {
     fn set_modified(&self, dir: &Dir, name: &OsStr, file: &File, to: Timestamp) -> io::Result<()>;
     /// Gives a file a second name; `AlreadyExists` when that name is taken.
     fn link(&self, dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()>;
+    /// Gives a file the same name in another directory of the same file system as well;
+    /// `AlreadyExists` when it is taken there.
+    fn link_into(&self, from: &Dir, name: &OsStr, to: &Dir) -> io::Result<()>;
     /// How many names the file has, asked of the server and not of a cache.
     fn links(&self, dir: &Dir, name: &OsStr) -> io::Result<u64>;
     /// Renames over whatever stands there.
@@ -206,6 +209,32 @@ fn name_it(
         }
         Err(error) => Err(Failure::at("link", dir.path().join(name))(error)),
     }
+}
+
+/// Gives a file that is durable the same name in another directory as well, which must be free there;
+/// durable when this returns. `None`, and nothing changed, where that is not to be had: directories of
+/// two quotas, a file system without hard links, a policy against them. Who writes the file instead
+/// hears of what else is wrong.
+pub fn publish_again(
+    fs: &dyn Fs,
+    from: &Dir,
+    name: &OsStr,
+    to: &Dir,
+) -> Result<Option<Put>, Failure> {
+    let put = match fs.link_into(from, name, to) {
+        Ok(()) => Put::Published,
+        // Whose name it is does not matter, nor whether a lost reply hides that it is ours.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Put::Taken,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Failure::at("link", from.path().join(name))(error));
+        }
+        Err(error) => {
+            tracing::debug!(file = %from.path().join(name).display(), err = %error, "no second name");
+            return Ok(None);
+        }
+    };
+    fs.fsync_dir(to).map_err(Failure::at("fsync", to.path()))?;
+    Ok(Some(put))
 }
 
 /// Exchanges a small file as a whole: afterwards it holds `bytes`, or after an error what it held.

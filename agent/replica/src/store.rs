@@ -163,6 +163,11 @@ pub trait Store: Send + Sync + Debug {
         file: &ReplicaFile,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Put, StoreError>;
+    /// Gives a file the same TXIDs at another level too, without writing it again: what is removed
+    /// at one level stays at the other. `None` where that is not to be had.
+    fn put_again(&self, _file: &ReplicaFile, _level: Level) -> Result<Option<Put>, StoreError> {
+        Ok(None)
+    }
     /// Unlinks a file; one that is gone already is no error. For `retain` alone (L6).
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError>;
     /// Takes a damaged file out of the chain and keeps it beside it, in `.sqlrep/damaged/`; one that

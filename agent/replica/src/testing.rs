@@ -132,7 +132,7 @@ impl CrashFs {
     }
 
     /// Lets the n-th step (from 0) of a name fail once: `make_dir`, `create`, `fsync`,
-    /// `set_modified`, `link`, `links`, `rename`, `rename_new`, `move_dir`, `unlink`, `remove_dir`,
+    /// `set_modified`, `link`, `link_into`, `links`, `rename`, `rename_new`, `move_dir`, `unlink`, `remove_dir`,
     /// `fsync_dir` or `now_at`. With `done` it is done all the same.
     pub fn fail(&self, step: &'static str, nth: u64, errno: i32, done: bool) {
         let errno = Errno::from_raw_os_error(errno);
@@ -303,6 +303,10 @@ impl Fs for CrashFs {
 
     fn link(&self, dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()> {
         self.step("link", || OsFs.link(dir, from, to))
+    }
+
+    fn link_into(&self, from: &Dir, name: &OsStr, to: &Dir) -> io::Result<()> {
+        self.step("link_into", || OsFs.link_into(from, name, to))
     }
 
     fn links(&self, dir: &Dir, name: &OsStr) -> io::Result<u64> {

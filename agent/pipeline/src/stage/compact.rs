@@ -43,7 +43,35 @@ impl Tend {
         if let Some(stop) = self.look(&plan.steps)? {
             return Ok(stop);
         }
-        self.write(&plan, Level::SNAPSHOT, now)
+        match self.promote(&plan)? {
+            Some(promoted) => Ok(promoted),
+            None => self.write(&plan, Level::SNAPSHOT, now),
+        }
+    }
+
+    /// The first snapshot is most often the file that was just shipped, byte for byte as it was proven
+    /// then: it gets a second name, and its gigabytes do not go to the share again. `None`: it is to be
+    /// merged, and so proven anew.
+    fn promote(&self, plan: &Plan) -> Result<Option<Tended>, StageError> {
+        let [file] = plan.steps.as_slice() else {
+            return Ok(None);
+        };
+        if !file.range.is_snapshot() || self.near().kept(file).is_none() {
+            return Ok(None);
+        }
+        match self.store.put_again(file, Level::SNAPSHOT) {
+            Ok(Some(Put::Published)) => {
+                tracing::debug!(txid = %file.range.max(), bytes = file.bytes, "it is the snapshot too");
+                Ok(Some(Tended::Wrote(ReplicaFile {
+                    level: Level::SNAPSHOT,
+                    ..file.clone()
+                })))
+            }
+            Ok(Some(Put::Taken)) => Ok(Some(Tended::Surprised)),
+            Ok(None) => Ok(None),
+            Err(error) if error.is_missing() => Ok(Some(Tended::Surprised)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn write(&self, plan: &Plan, level: Level, now: Timestamp) -> Result<Tended, StageError> {

@@ -62,6 +62,10 @@ impl Fs for OsFs {
         Ok(rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?)
     }
 
+    fn link_into(&self, from: &Dir, name: &OsStr, to: &Dir) -> io::Result<()> {
+        Ok(rustix::fs::linkat(from, name, to, name, AtFlags::empty())?)
+    }
+
     fn links(&self, dir: &Dir, name: &OsStr) -> io::Result<u64> {
         // Opening makes an NFS client ask the server (close-to-open consistency); a stat of the
         // descriptor that we hold may be answered from attributes cached before the link.

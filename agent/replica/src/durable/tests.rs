@@ -6,9 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Barrier};
 
 use proptest::prelude::*;
+use sqlrep_format::ltx::Level;
+use sqlrep_format::{Txid, TxidRange};
 
 use super::*;
 use crate::testing::{CrashFs, Loss};
+use crate::{DirStore, ReplicaFile, Store};
 
 const EIO: i32 = 5;
 const EEXIST: i32 = 17;
@@ -237,6 +240,91 @@ fn a_publish_into_new_directories_survives_once_it_is_reported() {
             assert!(run(&OsFs, left), "{at}");
         },
     );
+}
+
+/// The first file of a replica, at two levels.
+fn first() -> [ReplicaFile; 2] {
+    let range = TxidRange::single(Txid::FIRST);
+    [Level::L0, Level::SNAPSHOT].map(|level| ReplicaFile {
+        level,
+        range,
+        bytes: 5,
+        modified: Timestamp::from_millis(1_700_000_000_123),
+    })
+}
+
+fn begin_replica(dir: &Path) {
+    let write = &mut |out: &mut dyn Write| out.write_all(b"first");
+    let put = DirStore::new(dir).put(&first()[0], write);
+    assert_eq!(put.unwrap(), Put::Published);
+}
+
+#[test]
+fn a_second_name_survives_once_it_is_reported_and_the_first_one_anyway() {
+    let [shipped, snapshot] = first();
+    let promote = |fs: Arc<dyn Fs>, dir: &Path| {
+        DirStore::with_fs(dir, fs).put_again(&shipped, Level::SNAPSHOT)
+    };
+    for step in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        begin_replica(dir.path());
+        let crash = Arc::new(CrashFs::new(dir.path()).unwrap());
+        crash.crash_at(step);
+        let done = promote(Arc::clone(&crash) as _, dir.path()).is_ok();
+        for loss in Loss::EACH {
+            let left = tempfile::tempdir().unwrap();
+            crash.after_crash(loss, left.path()).unwrap();
+            let at = format!("crash at {step} of {:?}, {loss:?}", crash.log());
+            let store = DirStore::new(left.path());
+            assert_eq!(fs::read(store.path(&shipped)).unwrap(), b"first", "{at}");
+            match fs::read(store.path(&snapshot)) {
+                Ok(found) => assert_eq!(found, b"first", "{at}"),
+                Err(_) => assert!(!done, "{at}: reported, and lost"),
+            }
+            let again = promote(Arc::new(OsFs), left.path()).unwrap();
+            assert!(again.is_some(), "{at}");
+            assert_eq!(fs::read(store.path(&snapshot)).unwrap(), b"first", "{at}");
+        }
+        if !crash.fired() {
+            assert!(step > 2, "an operation of {step} steps is none");
+            return;
+        }
+    }
+}
+
+#[test]
+fn of_two_names_each_goes_by_itself() {
+    let [shipped, snapshot] = first();
+    let dir = tempfile::tempdir().unwrap();
+    begin_replica(dir.path());
+    let store = DirStore::new(dir.path());
+    let promote = || store.put_again(&shipped, Level::SNAPSHOT);
+    assert_eq!(promote().unwrap(), Some(Put::Published));
+    assert_eq!(promote().unwrap(), Some(Put::Taken));
+    let listed = store.list().unwrap();
+    assert_eq!(listed.files(), [shipped.clone(), snapshot.clone()]);
+    store.remove(&shipped).unwrap();
+    assert_eq!(
+        store.list().unwrap().files(),
+        std::slice::from_ref(&snapshot)
+    );
+    assert!(promote().unwrap_err().is_missing());
+    assert_eq!(fs::read(store.path(&snapshot)).unwrap(), b"first");
+}
+
+#[test]
+fn where_no_second_name_is_to_be_had_nothing_is_done() {
+    for errno in [18, 1, 95, 31, ENOSPC, EIO] {
+        let dir = tempfile::tempdir().unwrap();
+        begin_replica(dir.path());
+        let crash = Arc::new(CrashFs::new(dir.path()).unwrap());
+        crash.fail("link_into", 0, errno, false);
+        let store = DirStore::with_fs(dir.path(), Arc::clone(&crash) as _);
+        let put = store.put_again(&first()[0], Level::SNAPSHOT);
+        assert_eq!(put.unwrap(), None, "errno {errno}");
+        assert!(crash.fired());
+        assert_eq!(store.list().unwrap().files(), [first()[0].clone()]);
+    }
 }
 
 #[test]

@@ -201,6 +201,10 @@ impl Fs for Overwrites {
         OsFs.link(dir, from, to)
     }
 
+    fn link_into(&self, from: &Dir, name: &OsStr, to: &Dir) -> io::Result<()> {
+        OsFs.link_into(from, name, to)
+    }
+
     fn links(&self, dir: &Dir, name: &OsStr) -> io::Result<u64> {
         OsFs.links(dir, name)
     }

@@ -276,6 +276,19 @@ impl Store for DirStore {
         )?)
     }
 
+    fn put_again(&self, file: &ReplicaFile, level: Level) -> Result<Option<Put>, StoreError> {
+        let to = self.durable_level(level)?;
+        let from = self
+            .place
+            .open()
+            .and_then(|dir| dir.open_subdir(OsStr::new(LTX_DIR)))
+            .and_then(|ltx| ltx.open_subdir(OsStr::new(&file.level.to_string())));
+        let from = from.map_err(StoreError::io("open", self.path(file)))?;
+        let name = FileName(file.range).to_string();
+        let put = durable::publish_again(self.fs.as_ref(), &from, OsStr::new(&name), &to);
+        Ok(put?)
+    }
+
     fn remove(&self, file: &ReplicaFile) -> Result<(), StoreError> {
         let name = FileName(file.range).to_string();
         let removed = match self.ltx()? {

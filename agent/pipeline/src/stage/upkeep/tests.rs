@@ -703,6 +703,48 @@ fn grown(seed: u64) -> Life {
     life
 }
 
+/// The inode of the first file at a level.
+fn inode(life: &Life, level: Level) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let file = life.tend.store.list_level(level).unwrap().swap_remove(0);
+    assert_eq!(file.range, TxidRange::single(Txid::FIRST));
+    std::fs::metadata(life.tend.store.path(&file))
+        .unwrap()
+        .ino()
+}
+
+#[test]
+fn the_first_file_is_the_first_snapshot_while_the_spool_vouches_for_it() {
+    for gone in [false, true] {
+        let mut life = Life::new(9, Duration::from_hours(1));
+        life.commit();
+        // Once others were shipped the spool lets go of it: then it is read, and so proven anew.
+        while gone && life.tend.spool.kept(Txid::FIRST).is_some() {
+            life.now += 1_000;
+            life.commit();
+            assert!(life.states.len() < 1_000, "it stays");
+        }
+        assert_eq!(life.tend.spool.kept(Txid::FIRST).is_none(), gone);
+        life.pass(1_000);
+        let (first, snapshot) = (inode(&life, Level::L0), inode(&life, Level::SNAPSHOT));
+        assert_eq!(first == snapshot, !gone);
+        life.tend.known = life.tend.store.list().unwrap();
+        verified(&life);
+        life.check(1);
+        // When its other name goes, the snapshot stays.
+        for _ in 0..5 {
+            life.commit();
+            life.pass(MINUTE * 10);
+        }
+        life.tend.known = life.tend.store.list().unwrap();
+        let first = life.tend.known.level(Level::L0).next().unwrap();
+        assert_ne!(first.range.min(), Txid::FIRST);
+        assert_eq!(inode(&life, Level::SNAPSHOT), snapshot);
+        verified(&life);
+        life.check(1);
+    }
+}
+
 /// Takes the copies of the spool away.
 fn forget(life: &Life) {
     for kept in 1..=life.states.len() as u64 {
