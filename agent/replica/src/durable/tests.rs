@@ -270,7 +270,7 @@ fn a_second_name_survives_once_it_is_reported_and_the_first_one_anyway() {
         begin_replica(dir.path());
         let crash = Arc::new(CrashFs::new(dir.path()).unwrap());
         crash.crash_at(step);
-        let done = promote(Arc::clone(&crash) as _, dir.path()).is_ok();
+        let done = matches!(promote(Arc::clone(&crash) as _, dir.path()), Ok(Some(_)));
         for loss in Loss::EACH {
             let left = tempfile::tempdir().unwrap();
             crash.after_crash(loss, left.path()).unwrap();
