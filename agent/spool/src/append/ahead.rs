@@ -13,7 +13,7 @@ use sqlrep_format::{Crc64, PageSize, Pgno};
 /// From so many bytes of pages on a thread is worth its start and its memory.
 pub(super) const WORTH_BYTES: u64 = 32 << 20;
 
-/// So much of pages is handed over at once: a fifth of a millisecond's work.
+/// So much of pages is handed over at once: a tenth of a millisecond's work.
 const SHEET_BYTES: usize = 128 * 1024;
 
 /// So many sheets the second thread has at a time: the next one is there when it is done with one.
