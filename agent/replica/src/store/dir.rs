@@ -138,10 +138,7 @@ impl DirStore {
     pub fn unsettled(&self, file: &ReplicaFile) -> Result<Unsettled, StoreError> {
         let name = FileName(file.range).to_string();
         let found = self
-            .place
-            .open()
-            .and_then(|dir| dir.open_subdir(OsStr::new(LTX_DIR)))
-            .and_then(|ltx| ltx.open_subdir(OsStr::new(&file.level.to_string())))
+            .level(file.level)
             .and_then(|dir| Unsettled::found(dir, OsStr::new(&name)));
         found.map_err(StoreError::io("open", self.path(file)))
     }
@@ -150,6 +147,14 @@ impl DirStore {
     pub fn settle(&self, level: Level, file: &Unsettled) -> Result<(), StoreError> {
         file.settle(self.fs.as_ref())?;
         self.settle_dirs(level, &self.level_dirs(level)?)
+    }
+
+    /// The directory of a level, if it is there.
+    fn level(&self, level: Level) -> io::Result<Dir> {
+        self.place
+            .open()
+            .and_then(|dir| dir.open_subdir(OsStr::new(LTX_DIR)))
+            .and_then(|ltx| ltx.open_subdir(OsStr::new(&level.to_string())))
     }
 
     /// The directory of a level, there and durable.
@@ -279,11 +284,8 @@ impl Store for DirStore {
     fn put_again(&self, file: &ReplicaFile, level: Level) -> Result<Option<Put>, StoreError> {
         let to = self.durable_level(level)?;
         let from = self
-            .place
-            .open()
-            .and_then(|dir| dir.open_subdir(OsStr::new(LTX_DIR)))
-            .and_then(|ltx| ltx.open_subdir(OsStr::new(&file.level.to_string())));
-        let from = from.map_err(StoreError::io("open", self.path(file)))?;
+            .level(file.level)
+            .map_err(StoreError::io("open", self.path(file)))?;
         let name = FileName(file.range).to_string();
         let put = durable::publish_again(self.fs.as_ref(), &from, OsStr::new(&name), &to);
         Ok(put?)
