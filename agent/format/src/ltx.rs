@@ -7,6 +7,7 @@
 mod decoder;
 mod encoder;
 mod error;
+mod frames;
 mod header;
 mod index;
 mod name;
@@ -17,11 +18,12 @@ mod trailer;
 pub use decoder::Decoder;
 pub use encoder::{EncodeError, Encoder, Written};
 pub use error::{DecodeError, Fault};
+pub use frames::{Frames, Made, PageEncoder};
 pub use header::{Checksums, HEADER_BYTES, Header, HeaderFault, WalSpan};
 pub use index::{Index, IndexEntry};
 pub use name::{FileName, InvalidFileName, InvalidLevel, Level};
 pub use order::OrderFault;
-pub use page::{PageDecoder, PageEncoder, frame_bytes_max};
+pub use page::{PageDecoder, frame_bytes_max};
 pub use trailer::{TAIL_BYTES, TRAILER_BYTES, Tail, Trailer, finish_crc, parse_tail};
 
 #[cfg(test)]

@@ -30,8 +30,9 @@ pub use os::OsFs;
 pub use place::{Base, Place};
 pub use temp::{Temp, is_temp_name};
 
-/// Buffer between an encoder and the file: large enough for NFS's usual write size.
-const WRITE_BUFFER_BYTES: usize = 256 * 1024;
+/// Buffer between an encoder and the file, for small pieces; larger ones go past it. The system puts
+/// them together to what NFS or a disk likes.
+const WRITE_BUFFER_BYTES: usize = 64 * 1024;
 /// How far up a directory's ancestors are fsynced; replica paths are shallower.
 const ANCESTORS_MAX: usize = 32;
 

@@ -5,16 +5,19 @@
 //! A new owner *claims* a replica with a file of one unchanged page at head + 1.
 
 mod branch;
+mod copying;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use rustix::io::Errno;
-use sqlrep_format::ltx::{Checksums, Decoder, Encoder, Header, Level, Trailer, WalSpan};
+use sqlrep_format::ltx::{Checksums, Encoder, Header, Level, WalSpan};
 use sqlrep_format::{Checksum, Crc64, Pgno, Timestamp, Txid, TxidRange};
+
+use copying::{CopyError, copy};
 
 use crate::input::{Input, Keep};
 use crate::merge::Merge;
@@ -24,9 +27,6 @@ pub use branch::{
     Branch, BranchStore, branch, branch_listing, list_branches, retire_chain, retire_chain_with,
     retired_chain,
 };
-
-/// Read at once from the spool: what NFS writes at once.
-const COPY_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Who writes: one pod on one node. Stands in the header of each file as its node id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -301,113 +301,6 @@ fn l0(txid: Txid) -> ReplicaFile {
 
 fn open_l0(store: &dyn Store, txid: Txid) -> Result<Input<'_>, StoreError> {
     Input::open(store, &l0(txid), KEEP)
-}
-
-/// Whose fault a failed copy is.
-enum CopyError {
-    Spool(StoreError),
-    Target(io::Error),
-}
-
-/// Copies and proves in one pass; gives the file's checksum.
-fn copy(source: &File, target: &mut dyn Write, file: &SpoolFile) -> Result<Checksum, CopyError> {
-    if let (Some(digest), Some(content)) = (file.digest, file.content) {
-        copy_bytes(source, target, &file.path, content)?;
-        return Ok(digest);
-    }
-    let mut tee = Tee {
-        source,
-        target,
-        failed: None,
-    };
-    let decoded = decode(&mut tee, file);
-    match (tee.failed.take(), decoded) {
-        (Some(error), _) => Err(CopyError::Target(error)),
-        (None, Ok(trailer)) => Ok(trailer.file),
-        (None, Err(error)) => Err(CopyError::Spool(error)),
-    }
-}
-
-/// Copies bytes that must have this CRC.
-fn copy_bytes(
-    mut source: &File,
-    target: &mut dyn Write,
-    path: &Path,
-    content: u64,
-) -> Result<(), CopyError> {
-    let mut buffer = vec![0; COPY_BUFFER_BYTES];
-    let mut crc = Crc64::new();
-    loop {
-        let read = match source.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(CopyError::Spool(StoreError::io("read", path)(error))),
-        };
-        let bytes = buffer.get(..read).unwrap_or_default();
-        crc.update(bytes);
-        target.write_all(bytes).map_err(CopyError::Target)?;
-    }
-    if crc.value() == content {
-        return Ok(());
-    }
-    let found = crc.value();
-    let reason =
-        format!("its bytes have the CRC {found:016x}, they were written with {content:016x}");
-    Err(CopyError::Spool(StoreError::corrupt(path)(reason)))
-}
-
-fn decode(tee: &mut Tee<'_>, file: &SpoolFile) -> Result<Trailer, StoreError> {
-    use sqlrep_format::ltx::DecodeError;
-    let path: &Path = &file.path;
-    let failed = |error: DecodeError| match error {
-        DecodeError::Io { source, .. } => StoreError::io("read", path)(source),
-        error => StoreError::corrupt(path)(error),
-    };
-    let mut decoder =
-        Decoder::new(BufReader::with_capacity(COPY_BUFFER_BYTES, tee)).map_err(failed)?;
-    let header = *decoder.header();
-    if header.range != TxidRange::single(file.txid) || header.timestamp != file.timestamp {
-        let reason = format!(
-            "its header says TXIDs {}, expected {}",
-            header.range, file.txid
-        );
-        return Err(StoreError::corrupt(path)(reason));
-    }
-    let mut page = vec![0; header.page_size.bytes()];
-    while decoder.next_page(&mut page).map_err(failed)?.is_some() {}
-    let trailer = decoder.finish().map_err(failed)?;
-    match file.digest.filter(|digest| *digest != trailer.file) {
-        Some(digest) => {
-            let reason = format!(
-                "its checksum is {}, it was written with {digest}",
-                trailer.file
-            );
-            Err(StoreError::corrupt(path)(reason))
-        }
-        None => Ok(trailer),
-    }
-}
-
-/// Hands on what is read.
-struct Tee<'a> {
-    source: &'a File,
-    target: &'a mut dyn Write,
-    failed: Option<io::Error>,
-}
-
-impl Read for Tee<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.source.read(buffer)?;
-        if let Err(error) = self
-            .target
-            .write_all(buffer.get(..read).unwrap_or_default())
-        {
-            self.failed = Some(error);
-            return Err(io::ErrorKind::Other.into());
-        }
-        Ok(read)
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use sqlrep_format::ltx::{self, Encoder};
+use sqlrep_format::ltx::{self, Encoder, Frames, PageEncoder};
 use sqlrep_format::{Crc64, Join, PageCount, PageSize, Pgno, TxidRange};
 
 use crate::budget::Counted;
@@ -168,32 +168,22 @@ impl<'a> Writing<'a> {
         };
         let mut encoder = Encoder::new(out, &header).map_err(encode)?;
         let mut missing = base.wanted(draft);
-        let mut next = |page: &mut [u8]| {
-            let next = pages.next(page);
-            next.map_err(|source| {
-                let path = path();
-                Stop::draft(Error::Pages { path, source })
-            })
+        let unread = |source| {
+            let path = path();
+            Stop::draft(Error::Pages { path, source })
         };
         let join = Join::new(draft.page_size.bytes() as u64);
-        let mut count = |pgno: Pgno, content: u64| {
-            edit.page(pgno, join.page_checksum(pgno, content));
-            missing = missing.saturating_sub(u32::from(base.wants(pgno)));
-        };
-        if draft.page_size.bytes() as u64 * u64::from(base.wanted(draft)) >= ahead::WORTH_BYTES {
-            ahead::compress(draft.page_size, next, |pgno, content, frame| {
-                let copied = encoder.copy_encoded(pgno, frame, content);
-                copied.map_err(encode)?;
-                count(pgno, content);
-                Ok(())
-            })?;
-        } else {
-            let mut page = vec![0; draft.page_size.bytes()];
-            while let Some(pgno) = next(&mut page)? {
-                encoder.page(pgno, &page).map_err(encode)?;
-                count(pgno, Crc64::of(&page));
+        let put = |frames: &Frames| {
+            encoder.append(frames).map_err(encode)?;
+            for made in frames.made() {
+                edit.page(made.pgno, join.page_checksum(made.pgno, made.content));
+                missing = missing.saturating_sub(u32::from(base.wants(made.pgno)));
             }
-        }
+            Ok(())
+        };
+        let many =
+            draft.page_size.bytes() as u64 * u64::from(base.wanted(draft)) >= ahead::WORTH_BYTES;
+        frames(draft.page_size, many, *pages, unread, put)?;
         if missing > 0 {
             let (database, txid) = ((*name).to_owned(), draft.txid);
             return Err(Stop::draft(Error::MissingPages {
@@ -204,6 +194,31 @@ impl<'a> Writing<'a> {
         }
         encoder.finish().map(|(_, written)| written).map_err(encode)
     }
+}
+
+/// Gives `put` the frames of all pages, which two threads make when there are many.
+fn frames(
+    page_size: PageSize,
+    many: bool,
+    pages: &mut dyn PageSource,
+    unread: impl Fn(io::Error) -> Stop,
+    mut put: impl FnMut(&Frames) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    if many {
+        let fill = |out: &mut [u8], numbers: &mut Vec<Pgno>| {
+            pages.fill(page_size, out, numbers).map_err(&unread)
+        };
+        return ahead::compress(page_size, fill, put);
+    }
+    let mut encoder = PageEncoder::new(page_size);
+    let mut page = vec![0; page_size.bytes()];
+    let mut frames = Frames::default();
+    while let Some(pgno) = pages.next(&mut page).map_err(&unread)? {
+        frames.clear();
+        encoder.encode(pgno, &page, &mut frames);
+        put(&frames)?;
+    }
+    Ok(())
 }
 
 /// A writer that sums up what it lets through.

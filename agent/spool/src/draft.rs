@@ -31,6 +31,23 @@ pub trait PageSource {
     /// Fills `page` with the next page and gives its number, ascending; `None` at the end. An
     /// error abandons the draft.
     fn next(&mut self, page: &mut [u8]) -> io::Result<Option<Pgno>>;
+
+    /// Fills `pages` with the next pages, each of `page_size`, and appends their numbers: as many as
+    /// there is room for, fewer only at the end.
+    fn fill(
+        &mut self,
+        page_size: PageSize,
+        pages: &mut [u8],
+        numbers: &mut Vec<Pgno>,
+    ) -> io::Result<()> {
+        for page in pages.chunks_exact_mut(page_size.bytes()) {
+            let Some(pgno) = self.next(page)? else {
+                break;
+            };
+            numbers.push(pgno);
+        }
+        Ok(())
+    }
 }
 
 /// One L0 file in the spool.

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use super::header::{HEADER_BYTES, Header, HeaderFault};
+use super::frames::{Frames, Made, PageEncoder};
+use super::header::{Header, HeaderFault};
 use super::index::put_uvarint;
 use super::order::{Order, OrderFault};
-use super::page::{END_MARKER, PageEncoder, cover_frame, is_of_our_shape};
+use super::page::{END_MARKER, cover_frame, is_of_our_shape};
 use super::trailer::{Trailer, finish_crc};
 use crate::{Crc64, Join, PageSize, Pgno};
 
-/// Writes an LTX file to `W`: one write for each page, so that small pages want a buffer below.
+/// Writes an LTX file to `W`: one write for each page, or for all that are appended at once, so that
+/// small pages want a buffer below.
 ///
 /// Pages become LZ4 frames of the one shape that every Litestream 0.5 reads (LITESTREAM.md §1.4).
 pub struct Encoder<W> {
@@ -22,7 +24,8 @@ pub struct Encoder<W> {
     bytes: u64,
     pages: u32,
     index: Vec<u8>,
-    frame: PageEncoder,
+    /// What pages are encoded with that come as they are.
+    own: Option<(PageEncoder, Frames)>,
     broken: bool,
 }
 
@@ -84,24 +87,30 @@ impl<W: Write> Encoder<W> {
             bytes: 0,
             pages: 0,
             index: Vec::new(),
-            frame: PageEncoder::new(header.page_size),
+            own: None,
             broken: false,
         };
         let bytes = header.encode();
         encoder.crc.update(&bytes);
         encoder.write(&bytes)?;
-        encoder.bytes = HEADER_BYTES as u64;
         Ok(encoder)
     }
 
     /// Writes a page: ascending, inside the database, not the lock page, and each in turn when
     /// the file is a snapshot. An error other than `Io` leaves the file as it was.
     pub fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), EncodeError> {
-        self.admit(pgno, page.len(), Crc64::of(page))?;
-        let Self { writer, frame, .. } = self;
-        let frame = frame.encode(pgno, page);
-        let (bytes, written) = (frame.len() as u64, writer.write_all(frame));
-        self.appended(pgno, bytes, written)
+        let fresh = || (PageEncoder::new(self.page_size), Frames::default());
+        let (mut encoder, mut frames) = self.own.take().unwrap_or_else(fresh);
+        frames.clear();
+        encoder.encode(pgno, page, &mut frames);
+        let appended = self.append(&frames);
+        self.own = Some((encoder, frames));
+        appended
+    }
+
+    /// The same for pages that were encoded already, with one write.
+    pub fn append(&mut self, frames: &Frames) -> Result<(), EncodeError> {
+        self.put(frames.made(), frames.bytes())
     }
 
     /// The same for a page of which another file holds `frame`, which was decoded to `page`: its bytes
@@ -110,39 +119,42 @@ impl<W: Write> Encoder<W> {
         if !is_of_our_shape(frame, pgno, page.len()) {
             return self.page(pgno, page);
         }
-        self.take_over(pgno, frame, page.len(), Crc64::of(page))
+        let made = Made {
+            pgno,
+            page_bytes: page.len(),
+            content: Crc64::of(page),
+            frame_bytes: frame.len(),
+        };
+        self.put(&[made], frame)
     }
 
-    /// The same for a frame that a [`PageEncoder`] of this page size made of this page, whose content
-    /// has the CRC `content`.
-    pub fn copy_encoded(
-        &mut self,
-        pgno: Pgno,
-        frame: &[u8],
-        content: u64,
-    ) -> Result<(), EncodeError> {
-        self.take_over(pgno, frame, self.page_size.bytes(), content)
-    }
-
-    fn take_over(
-        &mut self,
-        pgno: Pgno,
-        frame: &[u8],
-        bytes: usize,
-        content: u64,
-    ) -> Result<(), EncodeError> {
-        self.admit(pgno, bytes, content)?;
-        let written = self.writer.write_all(frame);
-        self.appended(pgno, frame.len() as u64, written)
-    }
-
-    /// Whether a page may come here; counts it into the checksum.
-    fn admit(&mut self, pgno: Pgno, bytes: usize, content: u64) -> Result<(), EncodeError> {
+    fn put(&mut self, made: &[Made], bytes: &[u8]) -> Result<(), EncodeError> {
         if self.broken {
             return Err(EncodeError::Broken);
         }
-        if bytes != self.page_size.bytes() {
-            let (expected, found) = (self.page_size.bytes(), bytes);
+        let (order, crc) = (self.order, self.crc.clone());
+        if let Err(error) = made.iter().try_for_each(|made| self.admit(made)) {
+            (self.order, self.crc) = (order, crc);
+            return Err(error);
+        }
+        let mut offset = self.bytes;
+        self.write(bytes)?;
+        for page in made {
+            let bytes = page.frame_bytes as u64;
+            put_uvarint(&mut self.index, page.pgno.get().into());
+            put_uvarint(&mut self.index, offset);
+            put_uvarint(&mut self.index, bytes);
+            offset = offset.saturating_add(bytes);
+            self.pages = self.pages.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Whether a page may come here; counts it into the checksum.
+    fn admit(&mut self, made: &Made) -> Result<(), EncodeError> {
+        let &Made { pgno, content, .. } = made;
+        let (expected, found) = (self.page_size.bytes(), made.page_bytes);
+        if expected != found {
             return Err(EncodeError::PageBytes {
                 pgno,
                 expected,
@@ -151,27 +163,6 @@ impl<W: Write> Encoder<W> {
         }
         self.order.admit(pgno).map_err(EncodeError::Order)?;
         cover_frame(pgno, content, self.join, &mut self.crc);
-        Ok(())
-    }
-
-    fn appended(
-        &mut self,
-        pgno: Pgno,
-        bytes: u64,
-        written: io::Result<()>,
-    ) -> Result<(), EncodeError> {
-        if let Err(source) = written {
-            self.broken = true;
-            return Err(EncodeError::Io {
-                offset: self.bytes,
-                source,
-            });
-        }
-        put_uvarint(&mut self.index, pgno.get().into());
-        put_uvarint(&mut self.index, self.bytes);
-        put_uvarint(&mut self.index, bytes);
-        self.bytes = self.bytes.saturating_add(bytes);
-        self.pages = self.pages.saturating_add(1);
         Ok(())
     }
 
@@ -189,7 +180,6 @@ impl<W: Write> Encoder<W> {
         tail.extend_from_slice(&no_post_apply.to_be_bytes());
         tail.extend_from_slice(&file.get().to_be_bytes());
         self.write(&tail)?;
-        self.bytes = self.bytes.saturating_add(tail.len() as u64);
         if let Err(source) = self.writer.flush() {
             return Err(EncodeError::Io {
                 offset: self.bytes,
@@ -220,7 +210,9 @@ impl<W: Write> Encoder<W> {
                 offset: self.bytes,
                 source,
             }
-        })
+        })?;
+        self.bytes = self.bytes.saturating_add(bytes.len() as u64);
+        Ok(())
     }
 }
 

@@ -4,12 +4,7 @@
 //! second frame, and the file checksum covers other bytes than they see
 //! (<https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md>).
 
-use std::fmt;
-
-use lz4_flex::block::{
-    CompressTable, compress_into_with_table, decompress_into, decompress_into_with_dict,
-    get_maximum_output_size,
-};
+use lz4_flex::block::{decompress_into, decompress_into_with_dict};
 use twox_hash::XxHash32;
 
 use super::error::{DecodeError, Fault};
@@ -29,15 +24,15 @@ const ENCODING_BLOCK: u16 = 1;
 /// How an LZ4 frame begins.
 const FRAME_MAGIC: u32 = 0x184d_2204;
 /// In a block's length: the block is not compressed.
-const STORED: u32 = 1 << 31;
+pub(super) const STORED: u32 = 1 << 31;
 
 /// The beginning of the one LZ4 frame that we write: magic number; version 1, independent blocks,
 /// content checksum; blocks up to 64 KiB; header checksum (LITESTREAM.md §1.4).
-const FRAME_PREFIX: [u8; 7] = [0x04, 0x22, 0x4d, 0x18, 0x64, 0x40, 0xa7];
+pub(super) const FRAME_PREFIX: [u8; 7] = [0x04, 0x22, 0x4d, 0x18, 0x64, 0x40, 0xa7];
 /// What stands before the block of a page: page header, frame prefix, length of the block.
-const BEFORE_BLOCK_BYTES: usize = PAGE_HEADER_BYTES + FRAME_PREFIX.len() + 4;
+pub(super) const BEFORE_BLOCK_BYTES: usize = PAGE_HEADER_BYTES + FRAME_PREFIX.len() + 4;
 /// What stands behind it: end mark and content checksum.
-const AFTER_BLOCK_BYTES: usize = 8;
+pub(super) const AFTER_BLOCK_BYTES: usize = 8;
 
 /// The most bytes that the frame of one page can have, with whatever blocks: a bound on what a
 /// page index may make a reader allocate.
@@ -378,84 +373,11 @@ pub(super) fn cover_frame(pgno: Pgno, content: u64, join: Join, crc: &mut Crc64)
 }
 
 /// The header of a page that is written as a frame.
-fn frame_header(pgno: Pgno) -> [u8; PAGE_HEADER_BYTES] {
+pub(super) fn frame_header(pgno: Pgno) -> [u8; PAGE_HEADER_BYTES] {
     let mut header = [0; PAGE_HEADER_BYTES];
     put::<0, 4, PAGE_HEADER_BYTES>(&mut header, pgno.get().to_be_bytes());
     put::<4, 2, PAGE_HEADER_BYTES>(&mut header, ENCODING_FRAME.to_be_bytes());
     header
-}
-
-/// Encodes pages of one size as LZ4 frames, reusing its buffers: for whoever compresses beside the
-/// [`Encoder`](super::Encoder), which [takes them over](super::Encoder::copy).
-pub struct PageEncoder {
-    buffer: Vec<u8>,
-    table: CompressTable,
-}
-
-impl PageEncoder {
-    /// An encoder of pages of this size.
-    pub fn new(page_size: PageSize) -> Self {
-        let page = page_size.bytes();
-        let block = get_maximum_output_size(page);
-        let bytes = block
-            .saturating_add(BEFORE_BLOCK_BYTES)
-            .saturating_add(AFTER_BLOCK_BYTES);
-        // The small table has no room for the positions of the largest page.
-        let table = if page_size == PageSize::MAX {
-            CompressTable::large()
-        } else {
-            CompressTable::small()
-        };
-        Self {
-            buffer: vec![0; bytes],
-            table,
-        }
-    }
-
-    /// The frame of a page, its header included. The page is as long as pages are.
-    pub fn encode(&mut self, pgno: Pgno, page: &[u8]) -> &[u8] {
-        let mut before = [0; BEFORE_BLOCK_BYTES];
-        put::<0, PAGE_HEADER_BYTES, BEFORE_BLOCK_BYTES>(&mut before, frame_header(pgno));
-        put::<6, 7, BEFORE_BLOCK_BYTES>(&mut before, FRAME_PREFIX);
-
-        let Some((head, rest)) = self.buffer.split_first_chunk_mut::<BEFORE_BLOCK_BYTES>() else {
-            return &[]; // not reached: the buffer is longer
-        };
-        let block_bytes = match compress_into_with_table(page, rest, &mut self.table) {
-            Ok(bytes) if bytes < page.len() => {
-                let length = u32::try_from(bytes).unwrap_or(0); // less than a page: it fits
-                put::<13, 4, BEFORE_BLOCK_BYTES>(&mut before, length.to_le_bytes());
-                bytes
-            }
-            _ => {
-                let length = u32::try_from(page.len()).unwrap_or(0) | STORED;
-                put::<13, 4, BEFORE_BLOCK_BYTES>(&mut before, length.to_le_bytes());
-                if let Some(place) = rest.get_mut(..page.len()) {
-                    place.copy_from_slice(page);
-                }
-                page.len()
-            }
-        };
-        *head = before;
-        let mut after = [0; AFTER_BLOCK_BYTES];
-        put::<4, 4, AFTER_BLOCK_BYTES>(&mut after, XxHash32::oneshot(0, page).to_le_bytes());
-        if let Some(place) = rest
-            .get_mut(block_bytes..)
-            .and_then(<[u8]>::first_chunk_mut)
-        {
-            *place = after;
-        }
-        let bytes = BEFORE_BLOCK_BYTES
-            .saturating_add(block_bytes)
-            .saturating_add(AFTER_BLOCK_BYTES);
-        self.buffer.get(..bytes).unwrap_or_default()
-    }
-}
-
-impl fmt::Debug for PageEncoder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PageEncoder").finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Builder;
 
-use sqlrep_format::ltx::PageEncoder;
-use sqlrep_format::{Crc64, PageSize, Pgno};
+use sqlrep_format::ltx::{Frames, PageEncoder};
+use sqlrep_format::{PageSize, Pgno};
 
 /// From so many bytes of pages on a thread is worth its start and its memory.
 pub(super) const WORTH_BYTES: u64 = 32 << 20;
@@ -27,9 +27,7 @@ const SHEETS: usize = 8;
 struct Sheet {
     numbers: Vec<Pgno>,
     pages: Vec<u8>,
-    frames: Vec<u8>,
-    /// Where each frame ends, and the CRC of its page.
-    made: Vec<(usize, u64)>,
+    frames: Frames,
 }
 
 /// A sheet that is filled, in the order in which they are given.
@@ -40,12 +38,12 @@ enum Filled {
     Done(Sheet),
 }
 
-/// Gives `each` the numbers of the pages that come from `next`, in their order, the CRCs of their
-/// content, and their frames. Stops at the first error of either.
+/// Gives `put` the frames of the pages that `fill` fills its memory with, in their order. Fewer pages
+/// than there is room for are the last. Stops at the first error of either.
 pub(super) fn compress<E: From<io::Error>>(
     page_size: PageSize,
-    next: impl FnMut(&mut [u8]) -> Result<Option<Pgno>, E>,
-    mut each: impl FnMut(Pgno, u64, &[u8]) -> Result<(), E>,
+    fill: impl FnMut(&mut [u8], &mut Vec<Pgno>) -> Result<(), E>,
+    mut put: impl FnMut(&Frames) -> Result<(), E>,
 ) -> Result<(), E> {
     std::thread::scope(|scope| {
         let (errands, inbox) = sync_channel(SHEETS);
@@ -53,9 +51,9 @@ pub(super) fn compress<E: From<io::Error>>(
         Builder::new()
             .name("compress".to_owned())
             .spawn_scoped(scope, move || serve(page_size, &inbox, &outbox))?;
-        let mut desk = Desk::new(page_size, next, errands, done);
+        let mut desk = Desk::new(page_size, fill, errands, done);
         while let Some(sheet) = desk.next()? {
-            sheet.give(&mut each)?;
+            put(&sheet.frames)?;
             desk.idle.push(sheet);
         }
         Ok(())
@@ -63,10 +61,10 @@ pub(super) fn compress<E: From<io::Error>>(
 }
 
 /// The first thread's sheets.
-struct Desk<N> {
+struct Desk<F> {
     page_size: PageSize,
-    next: N,
-    /// Whether `next` has no more.
+    fill: F,
+    /// Whether `fill` has no more.
     ended: bool,
     encoder: PageEncoder,
     errands: SyncSender<Sheet>,
@@ -77,10 +75,10 @@ struct Desk<N> {
     sent: usize,
 }
 
-impl<N> Desk<N> {
+impl<F> Desk<F> {
     fn new(
         page_size: PageSize,
-        next: N,
+        fill: F,
         errands: SyncSender<Sheet>,
         done: Receiver<Sheet>,
     ) -> Self {
@@ -88,7 +86,7 @@ impl<N> Desk<N> {
         idle.resize_with(SHEETS, Sheet::default);
         Self {
             page_size,
-            next,
+            fill,
             ended: false,
             encoder: PageEncoder::new(page_size),
             errands,
@@ -102,14 +100,14 @@ impl<N> Desk<N> {
     /// The next sheet with its frames; `None` after the last.
     fn next<E: From<io::Error>>(&mut self) -> Result<Option<Sheet>, E>
     where
-        N: FnMut(&mut [u8]) -> Result<Option<Pgno>, E>,
+        F: FnMut(&mut [u8], &mut Vec<Pgno>) -> Result<(), E>,
     {
         loop {
             while let Ok(sheet) = self.done.try_recv() {
                 self.came_back(sheet);
             }
             if let (false, Some(mut sheet)) = (self.ended, self.idle_sheet()) {
-                self.ended = sheet.fill(self.page_size, &mut self.next)?;
+                self.ended = sheet.fill(self.page_size, &mut self.fill)?;
                 self.see_to(sheet)?;
                 continue;
             }
@@ -178,44 +176,30 @@ impl Sheet {
     fn fill<E>(
         &mut self,
         page_size: PageSize,
-        next: &mut impl FnMut(&mut [u8]) -> Result<Option<Pgno>, E>,
+        fill: &mut impl FnMut(&mut [u8], &mut Vec<Pgno>) -> Result<(), E>,
     ) -> Result<bool, E> {
         let bytes = page_size.bytes();
         self.numbers.clear();
         self.frames.clear();
-        self.made.clear();
         self.pages.resize(SHEET_BYTES.max(bytes), 0);
-        for page in self.pages.chunks_exact_mut(bytes) {
-            let Some(pgno) = next(page)? else {
-                return Ok(true);
-            };
-            self.numbers.push(pgno);
-        }
-        Ok(false)
+        fill(&mut self.pages, &mut self.numbers)?;
+        Ok(self.numbers.len() < self.pages.len() / bytes)
     }
 
     fn encode(&mut self, page_size: PageSize, encoder: &mut PageEncoder) {
         let pages = self.pages.chunks_exact(page_size.bytes());
         for (pgno, page) in self.numbers.iter().zip(pages) {
-            self.frames.extend_from_slice(encoder.encode(*pgno, page));
-            // Here, where the page is in the processor's cache.
-            self.made.push((self.frames.len(), Crc64::of(page)));
+            encoder.encode(*pgno, page, &mut self.frames);
         }
-    }
-
-    fn give<E>(&self, each: &mut impl FnMut(Pgno, u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
-        let mut from = 0;
-        for (pgno, (end, content)) in self.numbers.iter().zip(&self.made) {
-            let frame = self.frames.get(from..*end).unwrap_or_default();
-            each(*pgno, *content, frame)?;
-            from = *end;
-        }
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Error;
+
+    use sqlrep_format::Crc64;
+
     use super::*;
 
     /// Page `number` of a database: half of it the same in all.
@@ -226,46 +210,57 @@ mod tests {
         page
     }
 
-    fn run(page_size: PageSize, pages: u32, fail_after: u32) -> Result<Vec<Vec<u8>>, io::Error> {
-        let (mut asked, mut given) = (0, Vec::new());
+    /// The frames of `pages` pages with even numbers, until more than `fail_after` were given.
+    fn run(page_size: PageSize, pages: u32, fail_after: usize) -> Result<Vec<u8>, Error> {
+        let (mut asked, mut given, mut frames) = (0, 0, Vec::new());
         compress(
             page_size,
-            |out: &mut [u8]| {
-                asked += 1;
-                out.copy_from_slice(&page(asked, out.len()));
-                Ok((asked <= pages).then(|| Pgno::new(2 * asked).unwrap()))
+            |out: &mut [u8], numbers: &mut Vec<Pgno>| {
+                for out in out.chunks_exact_mut(page_size.bytes()) {
+                    if asked < pages {
+                        asked += 1;
+                        out.copy_from_slice(&page(asked, out.len()));
+                        numbers.push(Pgno::new(2 * asked).unwrap());
+                    }
+                }
+                Ok(())
             },
-            |pgno, content, frame| {
-                let number = u32::try_from(given.len()).unwrap() + 1;
-                assert_eq!(pgno.get(), 2 * number, "in their order");
-                assert_eq!(content, Crc64::of(&page(number, page_size.bytes())));
-                given.push(frame.to_vec());
-                if number > fail_after {
-                    return Err(io::Error::other("the disk is full"));
+            |made: &Frames| {
+                for made in made.made() {
+                    given += 1;
+                    let number = u32::try_from(given).unwrap();
+                    assert_eq!(made.pgno.get(), 2 * number, "in their order");
+                    let page = page(number, page_size.bytes());
+                    assert_eq!(made.content, Crc64::of(&page));
+                }
+                frames.extend_from_slice(made.bytes());
+                if given > fail_after {
+                    return Err(Error::other("the disk is full"));
                 }
                 Ok(())
             },
         )?;
-        Ok(given)
+        assert_eq!(given, pages as usize);
+        Ok(frames)
     }
 
     #[test]
     fn every_page_comes_back_with_the_frame_that_one_thread_would_have_made() {
         for (bytes, counts) in [
-            (512, [0, 1, 511, 512, 513, 9000]),
-            (65_536, [0, 1, 3, 4, 5, 90]),
+            (512, [0, 1, 255, 256, 257, 9000]),
+            (65_536, [0, 1, 2, 3, 5, 90]),
         ] {
             let page_size = PageSize::new(bytes).unwrap();
             for count in counts {
                 let mut encoder = PageEncoder::new(page_size);
-                let expected: Vec<Vec<u8>> = (1..=count)
-                    .map(|number| {
-                        let pgno = Pgno::new(2 * number).unwrap();
-                        let page = page(number, page_size.bytes());
-                        encoder.encode(pgno, &page).to_vec()
-                    })
-                    .collect();
-                assert_eq!(run(page_size, count, u32::MAX).unwrap(), expected);
+                let mut expected = Frames::default();
+                for number in 1..=count {
+                    let pgno = Pgno::new(2 * number).unwrap();
+                    let page = page(number, page_size.bytes());
+                    encoder.encode(pgno, &page, &mut expected);
+                }
+                let frames = run(page_size, count, usize::MAX).unwrap();
+                assert!(frames == expected.bytes(), "{count} pages of {bytes} bytes");
             }
         }
     }
@@ -273,21 +268,24 @@ mod tests {
     #[test]
     fn the_first_error_ends_it() {
         let page_size = PageSize::new(4096).unwrap();
-        for fail_after in [0, 1, 63, 64, 65, 700] {
+        for fail_after in [0, 1, 31, 32, 33, 700] {
             let error = run(page_size, 1000, fail_after).unwrap_err();
             assert_eq!(error.to_string(), "the disk is full");
         }
         let mut asked = 0;
         let error = compress(
             page_size,
-            |_: &mut [u8]| {
-                asked += 1;
-                if asked > 400 {
-                    return Err(io::Error::other("unreadable"));
+            |pages: &mut [u8], numbers: &mut Vec<Pgno>| {
+                for _ in pages.chunks_exact(page_size.bytes()) {
+                    asked += 1;
+                    numbers.extend(Pgno::new(asked));
                 }
-                Ok(Pgno::new(asked))
+                if asked > 400 {
+                    return Err(Error::other("unreadable"));
+                }
+                Ok(())
             },
-            |_, _, _| Ok(()),
+            |_| Ok(()),
         );
         assert_eq!(error.unwrap_err().to_string(), "unreadable");
     }

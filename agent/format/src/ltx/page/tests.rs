@@ -1,6 +1,7 @@
 //! LZ4 frames as other writers make them, and as nobody should.
 
 use super::super::foreign::literals;
+use super::super::frames::{Frames, PageEncoder};
 use super::*;
 
 const PAGE: PageSize = PageSize::MIN;
@@ -186,6 +187,7 @@ fn blocks_are_bounded_by_the_page() {
 fn the_largest_compressible_and_incompressible_pages_round_trip() {
     for size in [PageSize::MIN, PageSize::MAX] {
         let mut writer = PageEncoder::new(size);
+        let mut frames = Frames::default();
         let mut decoder = PageDecoder::new(size);
         let mut state = 1_u64;
         let noise: Vec<u8> = (0..size.get())
@@ -200,12 +202,14 @@ fn the_largest_compressible_and_incompressible_pages_round_trip() {
         for page in [noise.clone(), vec![0; size.bytes()], noise] {
             let mut crc = [Crc64::new(), Crc64::new()];
             let [ours, theirs] = &mut crc;
-            let frame = writer.encode(Pgno::FIRST, &page).to_vec();
+            frames.clear();
+            writer.encode(Pgno::FIRST, &page, &mut frames);
+            let frame = frames.bytes();
             let join = Join::new(page.len() as u64);
             cover_frame(Pgno::FIRST, Crc64::of(&page), join, ours);
             let mut out = vec![1; size.bytes()];
             assert_eq!(
-                decoder.decode(&frame, &mut out, theirs).unwrap(),
+                decoder.decode(frame, &mut out, theirs).unwrap(),
                 Pgno::FIRST
             );
             assert_eq!(out, page);
