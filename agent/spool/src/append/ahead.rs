@@ -19,7 +19,7 @@ const SHEET_BYTES: usize = 128 * 1024;
 /// So many sheets the second thread has at a time: the next one is there when it is done with one.
 const SENT: usize = 3;
 
-/// So many sheets there are: what is read, compressed and written at any time, 2 MiB at most (L12).
+/// So many sheets there are: what is read, compressed and written at any time, some 2 MB (L12).
 const SHEETS: usize = 8;
 
 /// Pages that follow each other, and what became of them.
