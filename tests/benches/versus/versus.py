@@ -77,8 +77,8 @@ def middle(values):
 
 
 def rounds(name, count, args, programs, scratch):
-    """Runs a workload on its systems in turn, `count` times; figures by system. The peer may fail,
-    and is told of; we may not."""
+    """Runs a workload on its systems in turn, `count` times; figures by system, and ours as a multiple of
+    the others'. The peer may fail, and is told of; we may not."""
     measure, systems = WORKLOADS[name]
     systems = [kind for kind in systems if args.only in (None, kind.name)]
     found = {kind.name: [] for kind in systems}
@@ -94,16 +94,35 @@ def rounds(name, count, args, programs, scratch):
             except Exception as error:
                 if kind is Sqlrep:
                     raise
+                found[kind.name].append(None)
                 print(f"  {kind.name} failed: {error}", file=sys.stderr, flush=True)
             finally:
                 system.stop()
                 shutil.rmtree(folder, ignore_errors=True)
                 settle_disk()
-    return {
-        system: {key: middle([one[key] for one in figures]) for key in figures[0]}
-        for system, figures in found.items()
-        if figures
-    }
+    by_system = {system: middles(figures) for system, figures in found.items() if any(figures)}
+    ours = found.get("sqlrep", [])
+    for other in by_system.keys() - {"sqlrep"}:
+        by_system[f"times {other}"] = multiples(ours, found[other])
+    return by_system
+
+
+def middles(rounds):
+    """The median of each figure."""
+    rounds = [figures for figures in rounds if figures]
+    return {key: middle([figures[key] for figures in rounds]) for key in rounds[0]}
+
+
+def multiples(ours, others):
+    """The median of what each round says: machines change from round to round, and both with them."""
+    pairs = [(one, other) for one, other in zip(ours, others) if one and other]
+    keys = [key for key, value in ours[0].items() if is_number(value)] if ours else []
+    ratios = {key: [one[key] / other[key] for one, other in pairs if other.get(key)] for key in keys}
+    return {key: statistics.median(values) for key, values in ratios.items() if values}
+
+
+def is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def settle_disk():
@@ -122,16 +141,13 @@ def text(value):
 
 
 def table(results):
-    yield "| workload | figure | none | Litestream | sqlrep | ratio | must |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    yield "| workload | figure | none | Litestream | sqlrep | x none | x Litestream | must |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    columns = ("none", "litestream", "sqlrep", "times none", "times litestream")
     for name, by_system in results.items():
-        ours = by_system.get("sqlrep", {})
-        for key, value in ours.items():
-            peer, none = (by_system.get(other, {}).get(key) for other in ("litestream", "none"))
-            numbers = isinstance(value, (int, float)) and not isinstance(value, bool)
-            ratio = value / peer if numbers and peer else None
-            cells = [name, key, text(none), text(peer), text(value), text(ratio)]
-            yield "| " + " | ".join(cells) + f" | {BOUNDS.get(key, '')} |"
+        for key in by_system.get("sqlrep", {}):
+            cells = [text(by_system.get(column, {}).get(key)) for column in columns]
+            yield "| " + " | ".join([name, key, *cells, BOUNDS.get(key, "")]) + " |"
 
 
 def main():
