@@ -10,9 +10,11 @@ use std::hint::black_box;
 use std::io::Cursor;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sqlrep_format::ltx::{Checksums, Decoder, Encoder, Header, WalSpan};
+use sqlrep_format::ltx::{Checksums, Decoder, Encoder, Frames, Header, PageEncoder, WalSpan};
 use sqlrep_format::wal::{ByteOrder, WalChecksum};
-use sqlrep_format::{Crc64, PageCount, PageSize, Pgno, Timestamp, Txid, TxidRange, page_checksum};
+use sqlrep_format::{
+    Crc64, Join, PageCount, PageSize, Pgno, Timestamp, Txid, TxidRange, page_checksum,
+};
 
 /// Pages of one file: the size of what a busy second leaves.
 const PAGES: u32 = 2048;
@@ -72,6 +74,10 @@ fn checksums(criterion: &mut Criterion) {
         let mut crc = Crc64::new();
         b.iter(|| crc.update(black_box(&bytes)));
     });
+    group.bench_function("page checksum, from the CRC", |b| {
+        let join = Join::new(4096);
+        b.iter(|| join.page_checksum(Pgno::FIRST, black_box(7)));
+    });
     group.finish();
     let long = bytes.repeat(64);
     let mut group = criterion.benchmark_group("256 KiB");
@@ -95,6 +101,16 @@ fn files(criterion: &mut Criterion) {
             let mut buffer = out.take().unwrap_or_default();
             buffer.clear();
             out = Some(encode(black_box(&pages), buffer));
+        });
+    });
+    group.bench_function("encode in sheets", |b| {
+        let (numbers, pages): (Vec<_>, Vec<_>) = pages.iter().cloned().unzip();
+        let pages = pages.concat();
+        let mut encoder = PageEncoder::new(header().page_size);
+        let mut frames = Frames::default();
+        b.iter(|| {
+            frames.clear();
+            encoder.encode_all(&numbers, black_box(&pages), &mut frames);
         });
     });
     group.bench_function("decode", |b| {

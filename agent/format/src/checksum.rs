@@ -18,6 +18,9 @@ const POLYNOMIAL: u64 = 0xd800_0000_0000_0000;
 /// x^0: what no more bytes multiply a CRC by.
 const ONE: u64 = 1 << 63;
 
+/// A CRC is multiplied four bits at once.
+const NIBBLES: usize = 16;
+
 /// x^8: what one more byte multiplies a CRC by.
 const ONE_BYTE: u64 = 1 << (63 - 8);
 
@@ -118,7 +121,8 @@ impl Crc64 {
     /// Costs about a microsecond: meant for the parts of a file. For many that are equally long there
     /// is [`Join`].
     pub fn combine(first: u64, second: u64, second_len: u64) -> u64 {
-        Join::new(second_len).join(first, second)
+        // The inversions at both ends cancel out.
+        multiply(first, power(second_len)) ^ second
     }
 }
 
@@ -126,37 +130,67 @@ impl Crc64 {
 /// [`Crc64::combine`] does, for pages.
 ///
 /// Who reads a page once can give what its checksum and that of its file are made of.
-#[derive(Clone, Copy, Debug)]
 pub struct Join {
-    /// What that many bytes multiply a CRC by.
-    power: u64,
+    /// For each four bits of a CRC, from the highest, their products with what that many bytes multiply
+    /// it by: 2 KB, and a tenth of the time of a multiplication bit by bit.
+    products: [[u64; 16]; NIBBLES],
 }
 
 impl Join {
     /// For second runs of `second_len` bytes.
     pub fn new(second_len: u64) -> Self {
-        // x^8 for each byte, which squaring makes a step for each bit of the length.
-        let (mut power, mut square, mut left) = (ONE, ONE_BYTE, second_len);
-        while left > 0 {
-            if left & 1 == 1 {
-                power = multiply(power, square);
-            }
-            square = multiply(square, square);
-            left >>= 1;
-        }
-        Self { power }
+        let mut bit = power(second_len);
+        let products = [(); NIBBLES].map(|()| {
+            let [eight, four, two, one] = [(); 4].map(|()| {
+                let this = bit;
+                bit = times_x(bit);
+                this
+            });
+            let mut nibble = 0_u64;
+            [(); 16].map(|()| {
+                let part = |value: u64, place: u32| value & (nibble >> place & 1).wrapping_neg();
+                let product = part(eight, 3) ^ part(four, 2) ^ part(two, 1) ^ part(one, 0);
+                nibble = nibble.wrapping_add(1);
+                product
+            })
+        });
+        Self { products }
     }
 
     /// The CRC of both runs, from the CRC of each.
-    pub fn join(self, first: u64, second: u64) -> u64 {
-        // The inversions at both ends cancel out.
-        multiply(first, self.power) ^ second
+    pub fn join(&self, first: u64, second: u64) -> u64 {
+        let (mut sum, mut rest) = (second, first);
+        for products in &self.products {
+            rest = rest.rotate_left(4);
+            sum ^= products.get((rest & 0xf) as usize).unwrap_or(&0);
+        }
+        sum
     }
 
     /// The checksum of a page of this length, from the CRC of its content.
-    pub fn page_checksum(self, pgno: Pgno, content: u64) -> Checksum {
+    pub fn page_checksum(&self, pgno: Pgno, content: u64) -> Checksum {
         Checksum::from_crc(self.join(Crc64::of(&pgno.get().to_be_bytes()), content))
     }
+}
+
+impl fmt::Debug for Join {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Join").finish_non_exhaustive()
+    }
+}
+
+/// What so many bytes multiply a CRC by: x^8 for each, which squaring makes a step for each bit of the
+/// length.
+fn power(mut bytes: u64) -> u64 {
+    let (mut power, mut square) = (ONE, ONE_BYTE);
+    while bytes > 0 {
+        if bytes & 1 == 1 {
+            power = multiply(power, square);
+        }
+        square = multiply(square, square);
+        bytes >>= 1;
+    }
+    power
 }
 
 /// The product of two polynomials over GF(2), modulo [`POLYNOMIAL`].
@@ -166,9 +200,14 @@ fn multiply(mut one: u64, mut other: u64) -> u64 {
         // Masks of all ones or none in place of branches, which nothing could foresee.
         product ^= other & (one >> 63).wrapping_neg();
         one <<= 1;
-        other = (other >> 1) ^ (POLYNOMIAL & (other & 1).wrapping_neg());
+        other = times_x(other);
     }
     product
+}
+
+/// The product with x, modulo [`POLYNOMIAL`].
+fn times_x(value: u64) -> u64 {
+    (value >> 1) ^ (POLYNOMIAL & (value & 1).wrapping_neg())
 }
 
 impl Default for Crc64 {

@@ -14,6 +14,7 @@ mod name;
 mod order;
 mod page;
 mod trailer;
+mod xxh32;
 
 pub use decoder::Decoder;
 pub use encoder::{EncodeError, Encoder, Written};

@@ -162,7 +162,7 @@ impl<W: Write> Encoder<W> {
             });
         }
         self.order.admit(pgno).map_err(EncodeError::Order)?;
-        cover_frame(pgno, content, self.join, &mut self.crc);
+        cover_frame(pgno, content, &self.join, &mut self.crc);
         Ok(())
     }
 

@@ -3,17 +3,18 @@
 use std::fmt;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
-use twox_hash::XxHash32;
 
 use super::page::{
     AFTER_BLOCK_BYTES, BEFORE_BLOCK_BYTES, FRAME_PREFIX, PAGE_HEADER_BYTES, STORED, frame_header,
 };
+use super::xxh32;
 use crate::bytes::put;
 use crate::{Crc64, PageSize, Pgno};
 
 /// Encodes pages of one size as LZ4 frames, which an [`Encoder`](super::Encoder) then
 /// [takes over](super::Encoder::append).
 pub struct PageEncoder {
+    page_bytes: usize,
     table: CompressTable,
 }
 
@@ -76,17 +77,37 @@ impl PageEncoder {
         } else {
             CompressTable::small()
         };
-        Self { table }
+        let page_bytes = page_size.bytes();
+        Self { page_bytes, table }
     }
 
     /// Appends the frame of a page to `frames`. The page is as long as pages are: the encoder of the
     /// file refuses another.
     pub fn encode(&mut self, pgno: Pgno, page: &[u8], frames: &mut Frames) {
+        let [hash, ..] = xxh32::of_each(page, page.len().max(1));
+        self.encode_hashed(pgno, page, hash, frames);
+    }
+
+    /// The same for pages that lie one behind the other, one for each number: faster than one by one.
+    pub fn encode_all(&mut self, numbers: &[Pgno], pages: &[u8], frames: &mut Frames) {
+        let bytes = self.page_bytes;
+        let groups = pages.chunks(bytes.saturating_mul(xxh32::TOGETHER));
+        for (numbers, pages) in numbers.chunks(xxh32::TOGETHER).zip(groups) {
+            let hashes = xxh32::of_each(pages, bytes);
+            let pages = pages.chunks_exact(bytes).zip(hashes);
+            for (pgno, (page, hash)) in numbers.iter().zip(pages) {
+                self.encode_hashed(*pgno, page, hash, frames);
+            }
+        }
+    }
+
+    /// Appends the frame of a page that has this XXH32.
+    fn encode_hashed(&mut self, pgno: Pgno, page: &[u8], hash: u32, frames: &mut Frames) {
         let block = get_maximum_output_size(page.len());
         let most = BEFORE_BLOCK_BYTES
             .saturating_add(block)
             .saturating_add(AFTER_BLOCK_BYTES);
-        let frame_bytes = self.frame(pgno, page, frames.room(most));
+        let frame_bytes = self.frame(pgno, page, hash, frames.room(most));
         frames.filled = frames.filled.saturating_add(frame_bytes);
         frames.made.push(Made {
             pgno,
@@ -98,7 +119,7 @@ impl PageEncoder {
     }
 
     /// Writes the frame to the beginning of `out`, which has room for the longest; gives its length.
-    fn frame(&mut self, pgno: Pgno, page: &[u8], out: &mut [u8]) -> usize {
+    fn frame(&mut self, pgno: Pgno, page: &[u8], hash: u32, out: &mut [u8]) -> usize {
         let Some((head, rest)) = out.split_first_chunk_mut::<BEFORE_BLOCK_BYTES>() else {
             return 0; // not reached: there is room
         };
@@ -117,7 +138,7 @@ impl PageEncoder {
         put::<6, 7, BEFORE_BLOCK_BYTES>(head, FRAME_PREFIX);
         put::<13, 4, BEFORE_BLOCK_BYTES>(head, length.to_le_bytes());
         let mut after = [0; AFTER_BLOCK_BYTES];
-        put::<4, 4, AFTER_BLOCK_BYTES>(&mut after, XxHash32::oneshot(0, page).to_le_bytes());
+        put::<4, 4, AFTER_BLOCK_BYTES>(&mut after, hash.to_le_bytes());
         let place = rest.get_mut(block_bytes..);
         if let Some(place) = place.and_then(<[u8]>::first_chunk_mut) {
             *place = after;

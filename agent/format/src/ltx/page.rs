@@ -367,7 +367,7 @@ pub(super) fn is_of_our_shape(frame: &[u8], pgno: Pgno, page_bytes: usize) -> bo
 
 /// Appends to `crc` what the file checksum covers of a page that is written as a frame, of which the
 /// content has this CRC.
-pub(super) fn cover_frame(pgno: Pgno, content: u64, join: Join, crc: &mut Crc64) {
+pub(super) fn cover_frame(pgno: Pgno, content: u64, join: &Join, crc: &mut Crc64) {
     crc.update(&frame_header(pgno));
     *crc = Crc64::resume(join.join(crc.value(), content));
 }

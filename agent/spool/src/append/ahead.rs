@@ -139,7 +139,7 @@ impl<F> Desk<F> {
             self.sent += 1;
             self.filled.push_back(Filled::Sent);
         } else {
-            sheet.encode(self.page_size, &mut self.encoder);
+            sheet.encode(&mut self.encoder);
             self.filled.push_back(Filled::Done(sheet));
         }
         Ok(())
@@ -159,7 +159,7 @@ impl<F> Desk<F> {
 fn serve(page_size: PageSize, inbox: &Receiver<Sheet>, outbox: &SyncSender<Sheet>) {
     let mut encoder = PageEncoder::new(page_size);
     while let Ok(mut sheet) = inbox.recv() {
-        sheet.encode(page_size, &mut encoder);
+        sheet.encode(&mut encoder);
         if outbox.send(sheet).is_err() {
             break;
         }
@@ -186,11 +186,8 @@ impl Sheet {
         Ok(self.numbers.len() < self.pages.len() / bytes)
     }
 
-    fn encode(&mut self, page_size: PageSize, encoder: &mut PageEncoder) {
-        let pages = self.pages.chunks_exact(page_size.bytes());
-        for (pgno, page) in self.numbers.iter().zip(pages) {
-            encoder.encode(*pgno, page, &mut self.frames);
-        }
+    fn encode(&mut self, encoder: &mut PageEncoder) {
+        encoder.encode_all(&self.numbers, &self.pages, &mut self.frames);
     }
 }
 

@@ -206,7 +206,7 @@ fn the_largest_compressible_and_incompressible_pages_round_trip() {
             writer.encode(Pgno::FIRST, &page, &mut frames);
             let frame = frames.bytes();
             let join = Join::new(page.len() as u64);
-            cover_frame(Pgno::FIRST, Crc64::of(&page), join, ours);
+            cover_frame(Pgno::FIRST, Crc64::of(&page), &join, ours);
             let mut out = vec![1; size.bytes()];
             assert_eq!(
                 decoder.decode(frame, &mut out, theirs).unwrap(),
