@@ -275,7 +275,12 @@ impl PageSource for Source<'_> {
         loop {
             let filled = one.saturating_mul(numbers.len().saturating_sub(before));
             let rest = pages.get_mut(filled..).unwrap_or_default();
-            if rest.len() < one || !self.read_run(rest, numbers)? {
+            let Some(place) = rest.get_mut(..one) else {
+                return Ok(()); // it is full
+            };
+            if let Some(pgno) = self.ahead.pop(place) {
+                numbers.push(pgno);
+            } else if !self.read_run(rest, numbers)? {
                 return Ok(());
             }
         }

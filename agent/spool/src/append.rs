@@ -12,6 +12,12 @@ use crate::recover::State;
 use crate::{Draft, Error, PageSource};
 
 mod ahead;
+mod sheet;
+
+use sheet::Sheet;
+
+/// So much of few pages is compressed at once.
+const FEW_BYTES: usize = 32 * 1024;
 
 /// What a draft must follow on.
 #[derive(Clone, Copy, Debug)]
@@ -204,21 +210,22 @@ fn frames(
     unread: impl Fn(io::Error) -> Stop,
     mut put: impl FnMut(&Frames) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
+    let mut fill = |out: &mut [u8], numbers: &mut Vec<Pgno>| {
+        pages.fill(page_size, out, numbers).map_err(&unread)
+    };
     if many {
-        let fill = |out: &mut [u8], numbers: &mut Vec<Pgno>| {
-            pages.fill(page_size, out, numbers).map_err(&unread)
-        };
         return ahead::compress(page_size, fill, put);
     }
     let mut encoder = PageEncoder::new(page_size);
-    let mut page = vec![0; page_size.bytes()];
-    let mut frames = Frames::default();
-    while let Some(pgno) = pages.next(&mut page).map_err(&unread)? {
-        frames.clear();
-        encoder.encode(pgno, &page, &mut frames);
-        put(&frames)?;
+    let mut sheet = Sheet::new(page_size, FEW_BYTES);
+    loop {
+        let ended = sheet.fill(&mut fill)?;
+        sheet.encode(&mut encoder);
+        put(&sheet.frames)?;
+        if ended {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// A writer that sums up what it lets through.

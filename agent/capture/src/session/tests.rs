@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use sqlrep_format::PageCount;
 use sqlrep_format::wal::{self, FRAME_HEADER_BYTES, HEADER_BYTES};
+use sqlrep_format::{PageCount, Pgno};
+use sqlrep_spool::PageSource;
 
 use super::*;
+use crate::snapshot::{Source, State};
 use crate::testing::{App, Bench, apply, locks, pages_of};
 
 mod attach;
@@ -48,6 +50,40 @@ fn the_wal_of_an_app_that_is_not_busy_goes_to_the_disk_when_the_app_wants_it() {
     bench.capture(&mut session);
     assert!(session.wal_bytes() > 1 << 20);
     assert_eq!(session.outgoing.sent_to(), 0);
+}
+
+#[test]
+fn the_pages_of_a_state_come_in_turn_however_they_are_asked_for() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    app.insert(500);
+    app.checkpoint("PASSIVE");
+    app.insert(3); // some pages are in the WAL, the others only in the file
+    let published = session.published_or_repaired().unwrap();
+    let state = State::read(&mut session.live, published, &mut session.window).unwrap();
+    let page_size = session.live.page_size();
+    let bytes = page_size.bytes();
+    let mut source = Source::new(&session.live, &state, None);
+    let (mut pages, mut numbers) = (Vec::new(), Vec::new());
+    for together in [0, 1, 3, 40].into_iter().cycle() {
+        let (before, mut some) = (numbers.len(), vec![0; together.max(1) * bytes]);
+        if together == 0 {
+            numbers.extend(source.next(&mut some).unwrap());
+        } else {
+            source.fill(page_size, &mut some, &mut numbers).unwrap();
+        }
+        let given = numbers.len() - before;
+        pages.extend_from_slice(&some[..given * bytes]);
+        if given < together.max(1) {
+            break;
+        }
+    }
+    assert!(numbers.len() > 40, "{}", numbers.len());
+    let expected: Vec<_> = (1..=state.commit.get()).filter_map(Pgno::new).collect();
+    assert_eq!(numbers, expected);
+    bench.capture(&mut session);
+    assert!(pages == bench.image(), "other pages than those captured");
 }
 
 #[test]

@@ -21,6 +21,19 @@ async fn pause() {
     tokio::time::sleep(Duration::from_millis(5)).await;
 }
 
+/// Looks until it finds something, a minute of real time at most: paused time runs ahead of the threads
+/// that write files, and of a disk that is busy with other tests. Says what is missing otherwise.
+async fn wait_for<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
+    let begun = std::time::Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(missing) => assert!(begun.elapsed() < WAIT, "{missing}"),
+        }
+        pause().await;
+    }
+}
+
 /// Remembers every call, as text; prepares as it was told.
 #[derive(Clone, Debug, Default)]
 struct Recorder {
@@ -46,16 +59,13 @@ impl Recorder {
 
     /// Waits until the call was made so many times.
     async fn until(&self, call: &str, times: usize) {
-        let waited = tokio::time::timeout(WAIT, async {
-            while self.count(call) < times {
-                pause().await;
-            }
-        });
-        assert!(
-            waited.await.is_ok(),
-            "{times} × {call:?} in {:?}",
-            self.calls()
-        );
+        let missing = || format!("{times} × {call:?} in {:?}", self.calls());
+        wait_for(|| {
+            (self.count(call) >= times)
+                .then_some(())
+                .ok_or_else(missing)
+        })
+        .await;
     }
 }
 
@@ -182,18 +192,12 @@ impl Stage {
         }
     }
 
-    /// Waits in real time: paused time runs ahead of the thread that writes status files, and of a disk
-    /// that is busy with other tests.
     async fn until_phase(&self, phase: Phase) -> Status {
-        let begun = std::time::Instant::now();
-        loop {
-            let status = self.status();
-            match status {
-                Some(status) if status.phase == phase => return status,
-                status => assert!(begun.elapsed() < WAIT, "{phase:?} never came; {status:?}"),
-            }
-            pause().await;
-        }
+        wait_for(|| match self.status() {
+            Some(status) if status.phase == phase => Ok(status),
+            status => Err(format!("{phase:?} never came; {status:?}")),
+        })
+        .await
     }
 
     async fn end(self) {

@@ -10,6 +10,8 @@ use std::thread::Builder;
 use sqlrep_format::ltx::{Frames, PageEncoder};
 use sqlrep_format::{PageSize, Pgno};
 
+use super::sheet::Sheet;
+
 /// From so many bytes of pages on a thread is worth its start and its memory.
 pub(super) const WORTH_BYTES: u64 = 32 << 20;
 
@@ -21,14 +23,6 @@ const SENT: usize = 3;
 
 /// So many sheets there are: what is read, compressed and written at any time, some 2 MB (L12).
 const SHEETS: usize = 8;
-
-/// Pages that follow each other, and what became of them.
-#[derive(Debug, Default)]
-struct Sheet {
-    numbers: Vec<Pgno>,
-    pages: Vec<u8>,
-    frames: Frames,
-}
 
 /// A sheet that is filled, in the order in which they are given.
 #[derive(Debug)]
@@ -62,7 +56,6 @@ pub(super) fn compress<E: From<io::Error>>(
 
 /// The first thread's sheets.
 struct Desk<F> {
-    page_size: PageSize,
     fill: F,
     /// Whether `fill` has no more.
     ended: bool,
@@ -83,9 +76,8 @@ impl<F> Desk<F> {
         done: Receiver<Sheet>,
     ) -> Self {
         let mut idle = Vec::new();
-        idle.resize_with(SHEETS, Sheet::default);
+        idle.resize_with(SHEETS, || Sheet::new(page_size, SHEET_BYTES));
         Self {
-            page_size,
             fill,
             ended: false,
             encoder: PageEncoder::new(page_size),
@@ -107,7 +99,7 @@ impl<F> Desk<F> {
                 self.came_back(sheet);
             }
             if let (false, Some(mut sheet)) = (self.ended, self.idle_sheet()) {
-                self.ended = sheet.fill(self.page_size, &mut self.fill)?;
+                self.ended = sheet.fill(&mut self.fill)?;
                 self.see_to(sheet)?;
                 continue;
             }
@@ -169,26 +161,6 @@ fn serve(page_size: PageSize, inbox: &Receiver<Sheet>, outbox: &SyncSender<Sheet
 /// It only ends before us when it panics, and that goes on in us.
 fn gone() -> io::Error {
     io::Error::other("the thread that compresses pages ended")
-}
-
-impl Sheet {
-    /// Fills it with pages, its memory is that of before; `true`: there are no more.
-    fn fill<E>(
-        &mut self,
-        page_size: PageSize,
-        fill: &mut impl FnMut(&mut [u8], &mut Vec<Pgno>) -> Result<(), E>,
-    ) -> Result<bool, E> {
-        let bytes = page_size.bytes();
-        self.numbers.clear();
-        self.frames.clear();
-        self.pages.resize(SHEET_BYTES.max(bytes), 0);
-        fill(&mut self.pages, &mut self.numbers)?;
-        Ok(self.numbers.len() < self.pages.len() / bytes)
-    }
-
-    fn encode(&mut self, encoder: &mut PageEncoder) {
-        encoder.encode_all(&self.numbers, &self.pages, &mut self.frames);
-    }
 }
 
 #[cfg(test)]
