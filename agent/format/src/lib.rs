@@ -11,6 +11,8 @@ mod database;
 #[cfg(test)]
 mod golden;
 mod journal;
+#[cfg(test)]
+mod levels;
 pub mod ltx;
 mod page;
 mod timestamp;

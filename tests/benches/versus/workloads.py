@@ -240,6 +240,34 @@ def burst(system, count, apps):
     }
 
 
+def compaction(system, quick):
+    """A steady writer over three ticks of compaction: what the replicator takes with all that it does."""
+    database = system.database(0)
+    app("fill", database, 32 << 20)
+    system.start(1)
+    if system.pid is None:
+        return {}
+    wait_quiet(system)
+    before = cpu_seconds(system.pid)
+    count, begun = (1600 if quick else 4400), time.monotonic()
+    tail(database, count, 0.02)
+    seconds = time.monotonic() - begun
+    wait_quiet(system)
+    spent = cpu_seconds(system.pid) - before
+    files, size = tree_bytes(system.replica(0))
+    figures = {
+        "compaction_cpu_percent": spent / seconds * 100,
+        "compaction_cpu_us_per_commit": spent / count * 1e6,
+        "compaction_memory_mb": memory(system.pid)[1] / 1e6,
+        "compaction_level_1_files": len(files_at(system, 0, level=1)),
+        "compaction_files": files,
+        "compaction_replica_mb": size / 1e6,
+        "compaction_equal": restored_equal(system, 0),
+    }
+    system.stop()
+    return figures
+
+
 def snapshot(system, quick):
     """The first copy of a big database, beside `cp` and `sync`."""
     size = (128 << 20) if quick else (1 << 30)

@@ -98,23 +98,7 @@ fn end([a, b, c, d]: [u32; 4], bytes: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// All that this processor can do.
-    fn levels() -> Vec<Level> {
-        let best = Level::new();
-        let mut levels = vec![best];
-        #[cfg(target_arch = "x86_64")]
-        levels.extend(
-            [
-                best.as_avx2().map(Level::Avx2),
-                best.as_sse4_2().map(Level::Sse4_2),
-                best.as_sse2().map(Level::Sse2),
-            ]
-            .into_iter()
-            .flatten(),
-        );
-        levels
-    }
+    use crate::levels::levels;
 
     fn noise(bytes: usize) -> Vec<u8> {
         let mut state = bytes as u64;
