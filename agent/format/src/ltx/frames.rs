@@ -3,6 +3,7 @@
 use std::fmt;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+use twox_hash::XxHash32;
 
 use super::page::{
     AFTER_BLOCK_BYTES, BEFORE_BLOCK_BYTES, FRAME_PREFIX, PAGE_HEADER_BYTES, STORED, frame_header,
@@ -84,8 +85,7 @@ impl PageEncoder {
     /// Appends the frame of a page to `frames`. The page is as long as pages are: the encoder of the
     /// file refuses another.
     pub fn encode(&mut self, pgno: Pgno, page: &[u8], frames: &mut Frames) {
-        let [hash, ..] = xxh32::of_each(page, page.len().max(1));
-        self.encode_hashed(pgno, page, hash, frames);
+        self.encode_hashed(pgno, page, XxHash32::oneshot(0, page), frames);
     }
 
     /// The same for pages that lie one behind the other, one for each number: faster than one by one.
