@@ -119,6 +119,14 @@ impl Follower {
         }
     }
 
+    /// See [`Session::relax`].
+    pub fn relax(&mut self) {
+        match self {
+            Self::Wal(session) => session.relax(),
+            Self::Pages(pages) => pages.relax(),
+        }
+    }
+
     /// See [`Session::drain`].
     pub fn drain(self, now: Timestamp) -> Result<Option<Entry>, Error> {
         match self {

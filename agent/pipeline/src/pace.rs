@@ -58,6 +58,8 @@ pub(crate) struct Pace {
     not_before: Option<Instant>,
     /// When the newest file is to be made durable.
     settle_at: Option<Instant>,
+    /// Whether there was something to do since the last rest.
+    is_busy: bool,
 }
 
 /// Pages that are read and not cut.
@@ -81,6 +83,7 @@ impl Pace {
             bucket_full_at: None,
             not_before: None,
             settle_at: None,
+            is_busy: true,
         }
     }
 
@@ -93,6 +96,7 @@ impl Pace {
             now
         };
         self.next_look = Some(self.next_look.map_or(soon, |at| at.min(soon)));
+        self.is_busy = true;
     }
 
     /// A look found nothing new; `pause` is what the session asks for while its writer is busy.
@@ -128,6 +132,7 @@ impl Pace {
         self.last_new = Some(now);
         self.pause = LOOK_AGAIN_MIN;
         self.next_look = Some(now + pause);
+        self.is_busy = true;
     }
 
     /// An L0 file was cut.
@@ -141,6 +146,7 @@ impl Pace {
         }
         self.pending = None;
         self.last_cut = Some(now);
+        self.is_busy = true;
         self.wrote(now);
     }
 
@@ -157,6 +163,14 @@ impl Pace {
     /// The newest file is durable, or shipped.
     pub(crate) fn settled(&mut self) {
         self.settle_at = None;
+    }
+
+    /// Whether looks and cuts have come to an end, once for each time: what they needed can be given
+    /// back. A session cannot know by its own looks, for not all of them count as quiet, and a cut may
+    /// come after the last of them.
+    pub(crate) fn comes_to_rest(&mut self) -> bool {
+        let rests = self.next_look.is_none() && self.pending.is_none();
+        rests && std::mem::take(&mut self.is_busy)
     }
 
     /// Pages are read, by a look or beside one: while a file was cut, or for a checkpoint of ours.
@@ -298,6 +312,31 @@ mod tests {
         pace.failed(later);
         assert_eq!(pace.wake_at(), Some(later + RETRY), "it would spin");
         assert!(pace.settle_due(later + RETRY), "and it is not forgotten");
+    }
+
+    #[test]
+    fn rest_comes_once_after_the_last_look_and_after_the_last_cut() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10 * SECOND);
+        pace.stepped(start, STEP);
+        let mut now = start;
+        while let Some(at) = pace.next_look {
+            now = at;
+            pace.quiet(now, STEP);
+            assert!(!pace.comes_to_rest(), "pages are pending");
+        }
+        pace.cut(now);
+        assert!(pace.comes_to_rest() && !pace.comes_to_rest());
+        // A hint that comes to nothing.
+        pace.touched(now);
+        while let Some(at) = pace.next_look {
+            assert!(!pace.comes_to_rest());
+            pace.quiet(at, STEP);
+        }
+        assert!(pace.comes_to_rest());
+        // Somebody asked for a cut.
+        pace.cut(now);
+        assert!(pace.comes_to_rest());
     }
 
     #[test]

@@ -43,31 +43,38 @@ WORKLOADS = {
     "tail": (workloads.long_tail, (Litestream, Sqlrep)),
 }
 
-# Figure → what must be reached, as a text for the reader.
+# Workload → figure → what must be reached, as a text for the reader. CPU and bytes are held per commit:
+# what an app writes in a given time depends on its replicator (agent/README.md, D65).
 BOUNDS = {
-    "lag_p50_ms": "<= 25",
-    "lag_p99_ms": "<= 100",
-    "full_wal_mb": "<= 32",
-    "full_longest_ms": "<= 50",
-    "full_commits_per_s": ">= 0.95 x none",
-    "full_cpu_s": "<= 1/3",
-    "full_cpu_us_per_commit": "<= 1/3",
-    "full_replica_mb": "no more",
-    "full_replica_kb_per_commit": "no more",
-    "full_replica_files": "no more",
-    "full_memory_mb": "<= 24",
-    "compaction_cpu_us_per_commit": "<= 1/3",
-    "idle_100_cpu_percent": "<= 0.05",
-    "idle_100_memory_mb": "<= 30",
-    "idle_1000_cpu_percent": "<= 0.2",
-    "idle_1000_memory_mb": "<= 120",
-    "boot_1000_s": "<= 10",
-    "burst_100_ms": "<= 300",
-    "snapshot_times_cp": "<= 1.5",
-    "restore_205_times_cp": "<= 1.5",
-    "restore_821_times_cp": "<= 1.3",
-    "restore_821_memory_mb": "<= 64",
-    "tail_times_compacted": "<= 1.2",
+    "sporadic": {"lag_p50_ms": "<= 25", "lag_p99_ms": "<= 100"},
+    "full": {
+        "full_commits_per_s": ">= 0.95 x none",
+        "full_longest_ms": "<= 50",
+        "full_wal_mb": "<= 32",
+        "full_cpu_us_per_commit": "<= 1/3",
+        "full_memory_mb": "<= 24",
+        "full_replica_kb_per_commit": "no more",
+        "full_replica_files": "no more",
+    },
+    "full4": {"full_commits_per_s": ">= 0.95 x none"},
+    "compaction": {"compaction_cpu_us_per_commit": "<= 1/3"},
+    "idle100": {
+        "idle_100_cpu_percent": "<= 0.05",
+        "idle_100_memory_mb": "<= 30",
+        "burst_100_ms": "<= 300",
+    },
+    "idle1000": {
+        "idle_1000_cpu_percent": "<= 0.2",
+        "idle_1000_memory_mb": "<= 120",
+        "boot_1000_s": "<= 10",
+    },
+    "snapshot": {"snapshot_times_cp": "<= 1.5"},
+    "restore": {
+        "restore_205_times_cp": "<= 1.5",
+        "restore_821_times_cp": "<= 1.3",
+        "restore_821_memory_mb": "<= 64",
+    },
+    "tail": {"tail_times_compacted": "<= 1.2"},
 }
 
 
@@ -147,9 +154,10 @@ def table(results):
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     columns = ("none", "litestream", "sqlrep", "times none", "times litestream")
     for name, by_system in results.items():
+        bounds = BOUNDS.get(name, {})
         for key in by_system.get("sqlrep", {}):
             cells = [text(by_system.get(column, {}).get(key)) for column in columns]
-            yield "| " + " | ".join([name, key, *cells, BOUNDS.get(key, "")]) + " |"
+            yield "| " + " | ".join([name, key, *cells, bounds.get(key, "")]) + " |"
 
 
 def main():

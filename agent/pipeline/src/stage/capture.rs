@@ -406,6 +406,9 @@ impl Thread<'_> {
             self.job.spool.settle()?;
             self.pace.settled();
         }
+        if self.pace.comes_to_rest() {
+            session.relax();
+        }
         Ok(true)
     }
 
