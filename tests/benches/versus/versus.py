@@ -57,7 +57,6 @@ BOUNDS = {
         "full_replica_files": "no more",
     },
     "full4": {"full_commits_per_s": ">= 0.95 x none"},
-    "compaction": {"compaction_cpu_us_per_commit": "<= 1/3"},
     "idle100": {
         "idle_100_cpu_percent": "<= 0.05",
         "idle_100_memory_mb": "<= 30",
