@@ -90,8 +90,6 @@ pub struct Limits {
     /// The rest after each batch of notifications, in which the kernel merges what a busy
     /// writer causes.
     pub batch_pause: Duration,
-    /// How long that rest grows, doubling, while every batch is followed by another.
-    pub batch_pause_max: Duration,
     /// How many events wait for the receiver before discovery waits.
     pub events_max: usize,
 }
@@ -111,8 +109,7 @@ impl Default for Limits {
             manifest_bytes_max: 4 << 20,
             rescan_interval: Duration::from_mins(5),
             poll_interval: Duration::from_secs(10),
-            batch_pause: Duration::from_millis(4),
-            batch_pause_max: Duration::from_millis(16),
+            batch_pause: Duration::from_millis(16),
             events_max: 1_024,
         }
     }

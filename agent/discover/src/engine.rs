@@ -1,6 +1,8 @@
 //! The discovery thread: hints in, looks at the truth, events out. One thread for the node, so
 //! that all this has one order and no locks, and costs nothing while nothing happens.
 
+mod rests;
+
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use crate::pods::PodRef;
 use crate::policy::BadValue;
 use crate::volume::{Context, Volume};
 use crate::watch::{Hint, NotWatched, Place, Watches, What};
+
+use rests::Rests;
 
 /// Scans of everything after an overflow come at most this often: whoever causes the overflows
 /// shall not cause work without end.
@@ -55,8 +59,7 @@ pub(crate) struct Engine {
     last_rescan: Option<Instant>,
     next_rescan: Instant,
     next_poll: Instant,
-    /// Rounds in a row that had hints.
-    hinted_rounds: u32,
+    rests: Rests,
 }
 
 /// Whether every pod of this node was told once.
@@ -132,7 +135,7 @@ impl Engine {
             // Due at once: the first round is the first look.
             next_rescan: now,
             next_poll: now + limits.poll_interval,
-            hinted_rounds: 0,
+            rests: Rests::new(limits.batch_pause, now),
             limits,
         })
     }
@@ -146,28 +149,16 @@ impl Engine {
     /// One round: take what was asked and hinted, look, say, wait.
     pub(crate) fn turn(&mut self) -> Result<(), Closed> {
         let hinted = self.round()?;
-        if hinted {
-            // Only a request ends this wait: the kernel merges what writers cause meanwhile.
-            self.wait(Some(self.rest()), false);
-            self.hinted_rounds = self.hinted_rounds.saturating_add(1);
-        } else {
-            self.hinted_rounds = 0;
-            let until = self.next_due().saturating_duration_since(Instant::now());
-            self.wait(Some(until), true);
+        let now = Instant::now();
+        self.rests.took(hinted, now);
+        if !self.rests.is_crowded() {
+            self.wait(self.next_due().saturating_duration_since(now), true);
+        }
+        // Only a request ends a rest.
+        if let Some(left) = self.rests.left(Instant::now()) {
+            self.wait(left, false);
         }
         Ok(())
-    }
-
-    /// The rest after a round with hints. Who writes without a pause is looked after by whom we told
-    /// of it; those who write beside it wait for as long.
-    fn rest(&self) -> Duration {
-        let doubled = 1_u32.checked_shl(self.hinted_rounds).unwrap_or(u32::MAX);
-        let Limits {
-            batch_pause,
-            batch_pause_max,
-            ..
-        } = self.limits;
-        batch_pause.saturating_mul(doubled).min(batch_pause_max)
     }
 
     /// A round without the wait; says whether there were hints.
@@ -516,8 +507,8 @@ impl Engine {
     }
 
     /// Waits for a request, for hints if wanted, or for the time to pass.
-    fn wait(&self, time: Option<Duration>, hints: bool) {
-        let time = time.and_then(|time| Timespec::try_from(time).ok());
+    fn wait(&self, time: Duration, hints: bool) {
+        let time = Timespec::try_from(time).ok();
         let waker = PollFd::new(self.requests.waker(), PollFlags::IN);
         let watches = self.watches.fd();
         // A failed wait is a short one.

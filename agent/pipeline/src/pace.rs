@@ -8,7 +8,8 @@
 //! - A commit after a pause is cut at once, and so is what came after it as soon as the writer
 //!   pauses again; a bucket of tokens bounds how many files that may give.
 //! - Under load, or without tokens, one L0 file per `sync_interval` is cut, while the WAL is read
-//!   and rolled every [`STEP`].
+//!   and rolled every [`STEP`]; of a writer that writes little, every [`CALM_STEP`].
+//! - Whether a writer paused is seen by a look just before the cut.
 //! - A file that nothing followed is made durable after [`SETTLE`], unless it was shipped.
 //! - After a failure, or a cut that was in the app's way, no file is cut for a while.
 
@@ -18,6 +19,19 @@ use sqlrep_capture::Cadence;
 
 /// Pause between looks while commits keep coming (measured, see the README of capture).
 pub(crate) const STEP: Duration = Cadence::BUSY;
+
+/// The same while they bring less than [`FEW_FRAMES`] each: the WAL hardly grows, and nothing is due before
+/// the writer pauses, which the look at the end of that time sees.
+const CALM_STEP: Duration = PAUSE;
+
+/// The frames of a few commits.
+const FEW_FRAMES: u32 = 64;
+
+/// First pause between looks after a commit that came after a pause: another often follows it.
+const NEXT_STEP: Duration = STEP.saturating_mul(2);
+
+/// A hint so soon after a commit is mostly of that commit.
+const ECHO: Duration = Duration::from_millis(100);
 
 /// First pause after a quiet look that followed a hint; it doubles.
 const LOOK_AGAIN_MIN: Duration = Cadence::LOOK;
@@ -49,8 +63,12 @@ pub(crate) struct Pace {
     sync_interval: Duration,
     last_cut: Option<Instant>,
     last_new: Option<Instant>,
+    /// Whether a look since then found nothing.
+    was_quiet: bool,
     next_look: Option<Instant>,
     pause: Duration,
+    /// The pause between looks that find something.
+    step: Duration,
     pending: Option<Pending>,
     /// When the bucket of early cuts is full again (a "theoretical arrival time").
     bucket_full_at: Option<Instant>,
@@ -77,8 +95,10 @@ impl Pace {
             sync_interval,
             last_cut: None,
             last_new: None,
+            was_quiet: true,
             next_look: None,
             pause: LOOK_AGAIN_MIN,
+            step: STEP,
             pending: None,
             bucket_full_at: None,
             not_before: None,
@@ -89,24 +109,28 @@ impl Pace {
 
     /// Something may have been written.
     pub(crate) fn touched(&mut self, now: Instant) {
-        self.pause = LOOK_AGAIN_MIN;
-        let soon = if self.pending.is_some() {
-            now + STEP
-        } else {
-            now
+        let is_echo = || self.last_new.is_some_and(|at| now < at + ECHO);
+        let (soon, pause) = match self.pending {
+            Some(_) => (now + self.step, self.step),
+            None if is_echo() => (now, CALM_STEP),
+            None => (now, LOOK_AGAIN_MIN),
         };
+        self.pause = pause;
         self.next_look = Some(self.next_look.map_or(soon, |at| at.min(soon)));
         self.is_busy = true;
     }
 
     /// A look found nothing new; `pause` is what the session asks for while its writer is busy.
     pub(crate) fn quiet(&mut self, now: Instant, pause: Duration) {
+        self.was_quiet = true;
         if pause < STEP {
             // It awaits a checkpoint of the writer that is over in a moment: do not miss it.
             self.next_look = Some(now + pause);
             return;
         }
-        self.next_look = (self.pause <= LOOK_AGAIN_MAX).then(|| now + self.pause);
+        let again = (self.pause <= LOOK_AGAIN_MAX).then(|| now + self.pause);
+        let before_cut = self.cut_at().filter(|at| *at > now);
+        self.next_look = [again, before_cut].into_iter().flatten().min();
         self.pause *= 2;
     }
 
@@ -118,20 +142,24 @@ impl Pace {
         self.pause = self.pause.min(LOOK_AGAIN_MAX);
     }
 
-    /// New commits were read; `pause` is what the session asks for before the next look.
-    pub(crate) fn stepped(&mut self, now: Instant, pause: Duration) {
-        let paused = self
-            .last_new
-            .is_none_or(|at| now.saturating_duration_since(at) >= PAUSE);
-        let fresh = if paused {
+    /// So many frames of new commits were read; `pause` is what the session asks for before the next look.
+    pub(crate) fn stepped(&mut self, now: Instant, frames: u32, pause: Duration) {
+        let fresh = if self.has_paused(now) {
             Pending::AfterPause
         } else {
             Pending::Busy
         };
         self.pending = Some(self.pending.unwrap_or(fresh));
         self.last_new = Some(now);
-        self.pause = LOOK_AGAIN_MIN;
-        self.next_look = Some(now + pause);
+        self.was_quiet = false;
+        self.step = match fresh {
+            _ if frames >= FEW_FRAMES => STEP,
+            Pending::AfterPause => NEXT_STEP,
+            Pending::Busy => CALM_STEP,
+        };
+        self.pause = self.step;
+        let awaited = pause < STEP;
+        self.next_look = Some(now + if awaited { pause } else { self.step });
         self.is_busy = true;
     }
 
@@ -210,6 +238,14 @@ impl Pace {
         times.into_iter().flatten().min()
     }
 
+    /// Whether what was read just now came after a pause of the writer. Looks that each find something say
+    /// nothing of the time between them.
+    fn has_paused(&self, now: Instant) -> bool {
+        let looks = if self.was_quiet { 1 } else { 2 };
+        let since = |at| now.saturating_duration_since(at);
+        self.last_new.is_none_or(|at| since(at) >= PAUSE * looks)
+    }
+
     /// When the pending pages are due; `None` when there are none.
     fn cut_at(&self) -> Option<Instant> {
         let (pending, last_new) = (self.pending?, self.last_new?);
@@ -240,6 +276,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const MANY: u32 = FEW_FRAMES;
 
     #[test]
     fn an_idle_database_sleeps_without_a_timer() {
@@ -286,7 +323,7 @@ mod tests {
     fn a_file_that_nothing_follows_is_made_durable_once() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start, STEP);
+        pace.stepped(start, MANY, STEP);
         pace.cut(start);
         let mut now = start;
         while let Some(at) = pace.wake_at().filter(|_| !pace.settle_due(now)) {
@@ -304,9 +341,9 @@ mod tests {
     fn what_failed_is_tried_again_after_a_pause_whatever_it_was() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start, STEP);
+        pace.stepped(start, MANY, STEP);
         pace.cut(start);
-        pace.stepped(start + STEP, STEP);
+        pace.stepped(start + STEP, MANY, STEP);
         let later = start + SETTLE * 2;
         assert!(pace.settle_due(later) && pace.cut_due(later) && pace.look_due(later));
         pace.failed(later);
@@ -318,7 +355,7 @@ mod tests {
     fn rest_comes_once_after_the_last_look_and_after_the_last_cut() {
         let start = Instant::now();
         let mut pace = Pace::new(10 * SECOND);
-        pace.stepped(start, STEP);
+        pace.stepped(start, MANY, STEP);
         let mut now = start;
         while let Some(at) = pace.next_look {
             now = at;
@@ -343,11 +380,11 @@ mod tests {
     fn the_first_commit_after_a_quiet_spell_is_cut_at_once() {
         let now = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(now, STEP);
+        pace.stepped(now, MANY, STEP);
         assert!(pace.cut_due(now));
         pace.cut(now);
         let later = now + Duration::from_millis(200);
-        pace.stepped(later, STEP);
+        pace.stepped(later, MANY, STEP);
         assert!(
             pace.cut_due(later),
             "a pause is enough, not a whole interval"
@@ -358,7 +395,7 @@ mod tests {
     fn what_is_read_beside_a_look_is_cut_though_nobody_writes_after_it() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start, STEP);
+        pace.stepped(start, MANY, STEP);
         pace.cut(start);
         // A quiet look, and a checkpoint of ours that found one more commit.
         let later = start + STEP;
@@ -367,7 +404,7 @@ mod tests {
         assert!(pace.cut_due(start + SECOND), "it waits for a commit");
         // What a look told of keeps its own time.
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start, STEP);
+        pace.stepped(start, MANY, STEP);
         pace.holds(start);
         assert!(pace.cut_due(start), "a pause is enough");
     }
@@ -376,10 +413,10 @@ mod tests {
     fn a_commit_soon_after_another_waits_for_the_pause_only() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start, STEP);
+        pace.stepped(start, MANY, STEP);
         pace.cut(start);
         let second = start + Duration::from_millis(20);
-        pace.stepped(second, STEP);
+        pace.stepped(second, MANY, STEP);
         assert!(!pace.cut_due(second));
         assert_eq!(pace.wake_at(), Some(second + STEP));
         assert!(pace.cut_due(second + PAUSE));
@@ -392,7 +429,7 @@ mod tests {
         let mut cuts = 0;
         for tick in 0..600 {
             let mut now = start + Duration::from_millis(100) * tick;
-            pace.stepped(now, STEP);
+            pace.stepped(now, MANY, STEP);
             for _ in 0..9 {
                 if pace.cut_due(now) {
                     pace.cut(now);
@@ -408,6 +445,81 @@ mod tests {
         );
     }
 
+    /// What following commits comes to.
+    #[derive(Debug, Default)]
+    struct Followed {
+        looks: u32,
+        cuts: u32,
+        /// The longest time from a commit to its cut.
+        lag: Duration,
+    }
+
+    /// A commit of so many frames at each of the times, each with a hint.
+    fn follow(commits: &[Duration], frames: u32) -> Followed {
+        let start = Instant::now();
+        let (mut pace, mut followed) = (Pace::new(SECOND), Followed::default());
+        let mut hints = commits.iter().map(|at| start + *at).peekable();
+        let mut to_read = hints.clone();
+        let mut read: Vec<Instant> = vec![];
+        loop {
+            let hint = hints.peek().copied();
+            let Some(now) = [pace.wake_at(), hint].into_iter().flatten().min() else {
+                return followed;
+            };
+            if hints.next_if(|at| *at == now).is_some() {
+                pace.touched(now);
+            }
+            if pace.look_due(now) {
+                followed.looks += 1;
+                let before = read.len();
+                read.extend(std::iter::from_fn(|| to_read.next_if(|at| *at <= now)));
+                match u32::try_from(read.len() - before).unwrap() {
+                    0 => pace.quiet(now, STEP),
+                    new => pace.stepped(now, new * frames, STEP),
+                }
+            }
+            if pace.cut_due(now) {
+                followed.cuts += 1;
+                let lags = read.drain(..).map(|at| now - at);
+                followed.lag = lags.fold(followed.lag, Duration::max);
+                pace.cut(now);
+            }
+            if pace.settle_due(now) {
+                pace.settled();
+            }
+        }
+    }
+
+    fn every(gap: u64, time: Duration) -> Vec<Duration> {
+        let gap = Duration::from_millis(gap);
+        let all = (0..).map(|number| gap * number);
+        all.take_while(|at| *at < time).collect()
+    }
+
+    #[test]
+    fn a_trickle_without_pauses_costs_a_look_a_step_and_a_file_an_interval() {
+        for gap in [5, 20, 33, 39] {
+            let Followed { looks, cuts, lag } = follow(&every(gap, SECOND * 10), 4);
+            assert!(looks <= 250 + 40, "{gap} ms: {looks} looks");
+            assert!((10..=12).contains(&cuts), "{gap} ms: {cuts} files");
+            assert!(lag <= SECOND + CALM_STEP, "{gap} ms: {lag:?}");
+        }
+    }
+
+    #[test]
+    fn sporadic_commits_and_pairs_of_them_are_shipped_soon_at_a_few_looks() {
+        let single = follow(&every(1_700, SECOND * 60), 4);
+        assert!(single.lag.is_zero(), "{single:?}");
+        assert!(single.looks <= 36 * 10, "{single:?}");
+        for apart in [1, 10, 30] {
+            let apart = Duration::from_millis(apart);
+            let pairs = every(1_700, SECOND * 60);
+            let pairs: Vec<_> = pairs.into_iter().flat_map(|at| [at, at + apart]).collect();
+            let pairs = follow(&pairs, 4);
+            assert!(pairs.lag <= PAUSE + NEXT_STEP * 2, "{apart:?}: {pairs:?}");
+        }
+    }
+
     #[test]
     fn under_load_one_file_is_cut_per_interval() {
         let start = Instant::now();
@@ -415,7 +527,7 @@ mod tests {
         let mut cuts = 0;
         let mut now = start;
         while now < start + SECOND * 15 {
-            pace.stepped(now, STEP);
+            pace.stepped(now, MANY, STEP);
             if pace.cut_due(now) {
                 pace.cut(now);
                 cuts += 1;
@@ -432,7 +544,7 @@ mod tests {
     fn what_was_read_while_a_file_was_cut_is_due_though_nobody_writes_any_more() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start, STEP);
+        pace.stepped(start, MANY, STEP);
         let later = start + Duration::from_millis(200);
         pace.cut(later);
         pace.holds(later);
@@ -454,7 +566,7 @@ mod tests {
     fn a_cut_that_failed_is_not_tried_again_at_once() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start, STEP);
+        pace.stepped(start, MANY, STEP);
         assert!(pace.cut_due(start));
         pace.failed(start);
         assert_eq!(pace.wake_at(), Some(start + RETRY));
@@ -465,11 +577,11 @@ mod tests {
     fn an_app_that_was_disturbed_is_left_in_peace() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start, STEP);
+        pace.stepped(start, MANY, STEP);
         pace.cut(start);
         pace.rest_until(start + 3 * SECOND);
         let later = start + 2 * SECOND;
-        pace.stepped(later, STEP);
+        pace.stepped(later, MANY, STEP);
         assert!(!pace.cut_due(later), "though the interval is over");
         assert!(pace.cut_due(start + 3 * SECOND));
     }
@@ -478,10 +590,10 @@ mod tests {
     fn pending_pages_wake_the_thread_even_when_no_look_is_due() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
-        pace.stepped(start, STEP);
+        pace.stepped(start, MANY, STEP);
         pace.cut(start);
         let second = start + Duration::from_millis(10);
-        pace.stepped(second, STEP);
+        pace.stepped(second, MANY, STEP);
         for _ in 0..20 {
             pace.quiet(second, STEP);
         }

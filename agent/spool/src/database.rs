@@ -634,7 +634,11 @@ impl DatabaseSpool {
         };
         inner.budget().sub(bytes);
         inner.shared.unflushed.add(bytes);
-        inner.flush_when_due(1);
+        if !inner.flush_when_due(1)
+            && let Err(err) = inner.ledger().ease()
+        {
+            tracing::debug!(db = %inner.id, %err, "the ledger does not take what was applied");
+        }
         inner.reap()
     }
 

@@ -19,19 +19,28 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use sled::IVec;
 use sqlrep_format::Txid;
 
 use crate::Error;
+use crate::ledger::behind::{Behind, Change};
 use crate::ledger::open::{OpenError, is_environment, marker, set_aside, try_open};
 pub(crate) use crate::ledger::record::Record;
 use crate::ledger::writer::{WAIT_MAX, Writer, collect};
 
+mod behind;
 mod open;
 mod record;
 mod writer;
 
 /// Page checksums in one value: 256 × 8 bytes, so that a commit that touches a page writes 2 KiB.
 pub(crate) const CHUNK_PAGES: u32 = 256;
+
+/// From so many bytes on what was applied is given to sled by whoever has time for it.
+const BEHIND_BYTES: usize = 128 << 10;
+
+/// And by whoever comes, with so many.
+const BEHIND_BYTES_MAX: usize = 512 << 10;
 
 /// Keys removed in one batch: bounds the memory of a purge (L12).
 const PURGE_KEYS: usize = 1024;
@@ -64,7 +73,7 @@ pub(crate) struct Ledger {
     db: Option<sled::Db>,
     dir: PathBuf,
     broken: AtomicBool,
-    written: AtomicU64,
+    behind: Behind,
     flushed: AtomicU64,
 }
 
@@ -78,40 +87,39 @@ impl std::fmt::Debug for Ledger {
 
 /// Changes that are applied together or not at all.
 #[derive(Debug, Default)]
-pub(crate) struct Batch(sled::Batch);
+pub(crate) struct Batch(Vec<(IVec, Change)>);
 
 impl Batch {
     /// Sets the position.
     pub(crate) fn position(&mut self, slot: Slot, name: &str, record: &Record) {
-        self.0
-            .insert(slot.key(b'p').as_slice(), record.encode(name));
+        self.set(slot.key(b'p'), Some(record.encode(name)));
     }
 
     /// Removes the position.
     pub(crate) fn no_position(&mut self, slot: Slot) {
-        self.0.remove(slot.key(b'p').as_slice());
+        self.set(slot.key(b'p'), None);
     }
 
     /// Sets, or removes, the last TXID that was shipped.
     pub(crate) fn acked(&mut self, slot: Slot, name: &str, txid: Option<Txid>) {
-        match txid {
-            Some(txid) => self
-                .0
-                .insert(slot.key(b'a').as_slice(), record::encode_acked(name, txid)),
-            None => self.0.remove(slot.key(b'a').as_slice()),
-        }
+        let value = txid.map(|txid| record::encode_acked(name, txid));
+        self.set(slot.key(b'a'), value);
     }
 
     /// Sets a chunk of page checksums.
     pub(crate) fn chunk(&mut self, slot: Slot, generation: u32, chunk: u32, checksums: &[u64]) {
         let value: Vec<u8> = checksums.iter().flat_map(|sum| sum.to_be_bytes()).collect();
-        self.0
-            .insert(slot.chunk_key(generation, chunk).as_slice(), value);
+        self.set(slot.chunk_key(generation, chunk), Some(value));
     }
 
     /// Removes a chunk.
     pub(crate) fn remove_chunk(&mut self, slot: Slot, generation: u32, chunk: u32) {
-        self.0.remove(slot.chunk_key(generation, chunk).as_slice());
+        self.set(slot.chunk_key(generation, chunk), None);
+    }
+
+    fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        let change = value.map_or(Change::Removed, |value| Change::Set(value.into()));
+        self.0.push((key.into(), change));
     }
 }
 
@@ -175,7 +183,7 @@ impl Ledger {
             db: Some(db),
             dir: dir.to_owned(),
             broken: AtomicBool::new(false),
-            written: AtomicU64::new(0),
+            behind: Behind::default(),
             flushed: AtomicU64::new(0),
         })
     }
@@ -261,13 +269,13 @@ impl Ledger {
 
     /// The position, when there is one that reads back whole.
     pub(crate) fn position(&self, slot: Slot, name: &str) -> Result<Option<Record>, LedgerError> {
-        self.call(|db| db.get(slot.key(b'p')))
+        self.get(&slot.key(b'p'))
             .map(|value| value.and_then(|value| Record::decode(name, &value)))
     }
 
     /// The last TXID that was shipped.
     pub(crate) fn acked(&self, slot: Slot, name: &str) -> Result<Option<Txid>, LedgerError> {
-        self.call(|db| db.get(slot.key(b'a')))
+        self.get(&slot.key(b'a'))
             .map(|value| value.and_then(|value| record::decode_acked(name, &value)))
     }
 
@@ -280,7 +288,7 @@ impl Ledger {
         out: &mut Vec<u64>,
     ) -> Result<bool, LedgerError> {
         out.clear();
-        let Some(value) = self.call(|db| db.get(slot.chunk_key(generation, chunk)))? else {
+        let Some(value) = self.get(&slot.chunk_key(generation, chunk))? else {
             return Ok(false);
         };
         if value.len() > CHUNK_PAGES as usize * 8 || !value.len().is_multiple_of(8) {
@@ -294,20 +302,58 @@ impl Ledger {
         Ok(true)
     }
 
-    /// Applies a batch. In memory of sled, not yet on the disk: see [`Ledger::flush`].
+    fn get(&self, key: &[u8]) -> Result<Option<IVec>, LedgerError> {
+        self.call(|db| match self.behind.get(key) {
+            Some(change) => Ok(change.into_value()),
+            None => db.get(key),
+        })
+    }
+
+    /// Applies a batch. In memory, not yet on the disk: see [`Ledger::flush`].
     pub(crate) fn apply(&self, batch: Batch) -> Result<u64, LedgerError> {
-        self.write(move |db| db.apply_batch(batch.0))?;
-        Ok(self.written.fetch_add(1, Ordering::AcqRel) + 1)
+        if self.is_broken() {
+            return Err(LedgerError::Broken);
+        }
+        let number = self.behind.take(batch);
+        self.ease_from(BEHIND_BYTES_MAX)?;
+        Ok(number)
+    }
+
+    /// Gives what was applied to sled, if that is much: for whoever keeps nobody waiting by that.
+    pub(crate) fn ease(&self) -> Result<(), LedgerError> {
+        self.ease_from(BEHIND_BYTES)
+    }
+
+    fn ease_from(&self, bytes: usize) -> Result<(), LedgerError> {
+        if self.behind.bytes() < bytes {
+            return Ok(());
+        }
+        self.give()
+    }
+
+    /// Gives what was applied to sled.
+    fn give(&self) -> Result<(), LedgerError> {
+        self.behind.give(|changes| {
+            let mut batch = sled::Batch::default();
+            for (key, change) in changes {
+                match change {
+                    Change::Set(value) => batch.insert(key, value),
+                    Change::Removed => batch.remove(key),
+                }
+            }
+            self.write(move |db| db.apply_batch(batch))
+        })
     }
 
     /// Makes everything applied so far durable.
     pub(crate) fn flush(&self) -> Result<(), LedgerError> {
-        let written = self.written.load(Ordering::Acquire);
-        if written == self.flushed.load(Ordering::Acquire) {
+        let applied = self.behind.applied();
+        if applied == self.flushed.load(Ordering::Acquire) {
             return Ok(());
         }
+        self.give()?;
         self.write(|db| db.flush().and_then(|_| collect(db)))?;
-        self.flushed.fetch_max(written, Ordering::AcqRel);
+        self.flushed.fetch_max(applied, Ordering::AcqRel);
         Ok(())
     }
 
@@ -329,6 +375,7 @@ impl Ledger {
 
     /// Removes the keys under a prefix, save those under another, in bounded batches.
     fn purge(&self, prefix: &[u8], keep: Option<&[u8]>) -> Result<(), LedgerError> {
+        self.give()?; // the keys are looked up in sled
         // Two runs, before and after what is kept, so that what is kept is never walked.
         if let Some(keep) = keep {
             self.purge_range(prefix, prefix, Some(keep))?;
@@ -361,11 +408,9 @@ impl Ledger {
             if keys.is_empty() {
                 return Ok(());
             }
-            let mut batch = Batch::default();
-            for key in keys {
-                batch.0.remove(key);
-            }
-            self.apply(batch)?;
+            let removed = keys.into_iter().map(|key| (key, Change::Removed));
+            self.apply(Batch(removed.collect()))?;
+            self.give()?;
         }
     }
 }

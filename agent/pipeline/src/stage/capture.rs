@@ -366,14 +366,13 @@ impl Thread<'_> {
         if self.pace.look_due(Instant::now()) {
             match self.look(session)? {
                 Look::New => {
-                    self.step(session)?;
+                    let frames = self.step(session)?;
                     // Before all that may fail: what was read is cut in its time.
-                    self.pace.stepped(Instant::now(), session.pause());
+                    self.pace.stepped(Instant::now(), frames, session.pause());
                     self.checkpoint(session)?;
                 }
                 Look::Uncommitted => self.pace.uncommitted(Instant::now(), session.pause()),
                 Look::Quiet => {
-                    self.note_names(session);
                     self.checkpoint(session)?;
                     self.pace.quiet(Instant::now(), session.pause());
                 }
@@ -407,6 +406,7 @@ impl Thread<'_> {
             self.pace.settled();
         }
         if self.pace.comes_to_rest() {
+            self.note_names(session);
             session.relax();
         }
         Ok(true)
@@ -421,7 +421,8 @@ impl Thread<'_> {
         Ok(look?)
     }
 
-    fn step(&mut self, session: &mut Follower) -> Result<(), StageError> {
+    /// Reads what was committed; says how many frames that were.
+    fn step(&mut self, session: &mut Follower) -> Result<u32, StageError> {
         let seen = Instant::now();
         let step = session.step();
         if step.is_err() {
@@ -432,7 +433,7 @@ impl Thread<'_> {
             facts.frames += u64::from(step.frames);
             step.frames > 0 && facts.record_dirty(seen)
         });
-        Ok(())
+        Ok(step.frames)
     }
 
     fn cut(&mut self, session: &mut Follower) -> Result<(), StageError> {

@@ -1,5 +1,9 @@
 //! The ledger alone: what it keeps, and what becomes of a damaged one.
 
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
 use super::*;
 
 const NAME: &str = "ns/app/vol/db\0pod";
@@ -154,7 +158,7 @@ fn a_write_that_never_comes_back_breaks_the_ledger_and_holds_nobody_up() {
         std::thread::sleep(Duration::from_millis(50));
         // More than would find room in any short queue.
         let others: Vec<_> = (0..40)
-            .map(|_| scope.spawn(|| ledger.apply(Batch::default())))
+            .map(|_| scope.spawn(|| ledger.apply(Batch::default()).and_then(|_| ledger.flush())))
             .collect();
         assert!(matches!(first.join().unwrap(), Err(LedgerError::Sled(_))));
         for other in others {
@@ -169,4 +173,84 @@ fn a_write_that_never_comes_back_breaks_the_ledger_and_holds_nobody_up() {
     assert!(marker(&path).exists(), "the next start rebuilds it");
     drop(ledger); // and does not wait for the thread
     drop(release);
+}
+
+/// What is done to a ledger.
+#[derive(Clone, Debug)]
+enum Act {
+    /// Chunks are set to a value, in one batch, or removed.
+    Put(u8, u32, std::ops::Range<u32>, Option<u64>),
+    Purge(u8, Option<u32>),
+    Ease,
+    Flush,
+    Reopen,
+}
+
+const CHUNKS: u32 = 400;
+
+fn act() -> impl Strategy<Value = Act> {
+    let chunks = (0..CHUNKS, 1..CHUNKS / 2);
+    let put = (0..2_u8, 0..3_u32, chunks, any::<Option<u64>>());
+    prop_oneof![
+        8 => put.prop_map(|(slot, generation, (from, count), value)| {
+            Act::Put(slot, generation, from..(from + count).min(CHUNKS), value)
+        }),
+        2 => (0..2_u8, prop::option::of(0..3_u32)).prop_map(|(slot, keep)| Act::Purge(slot, keep)),
+        1 => Just(Act::Ease),
+        1 => Just(Act::Flush),
+        1 => Just(Act::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever sled was given of it, and when.
+    #[test]
+    fn what_was_applied_is_read(acts in prop::collection::vec(act(), 1..30)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = Some(ledger(dir.path()));
+        let mut model = BTreeMap::new();
+        for act in acts {
+            let now = ledger.as_ref().unwrap();
+            let slots = [now.slot("a"), now.slot("b")];
+            match act {
+                Act::Put(slot, generation, chunks, value) => {
+                    let (mut batch, at) = (Batch::default(), slots[usize::from(slot)]);
+                    for chunk in chunks {
+                        if let Some(value) = value {
+                            batch.chunk(at, generation, chunk, &[value; CHUNK_PAGES as usize]);
+                            model.insert((slot, generation, chunk), value);
+                        } else {
+                            batch.remove_chunk(at, generation, chunk);
+                            model.remove(&(slot, generation, chunk));
+                        }
+                    }
+                    now.apply(batch).unwrap();
+                }
+                Act::Purge(slot, keep) => {
+                    now.purge_chunks(slots[usize::from(slot)], keep).unwrap();
+                    model.retain(|(other, generation, _), _| *other != slot || Some(*generation) == keep);
+                }
+                Act::Ease => now.ease().unwrap(),
+                Act::Flush => now.flush().unwrap(),
+                Act::Reopen => {
+                    drop(ledger.take());
+                    ledger = Some(self::ledger(dir.path()));
+                }
+            }
+            let now = ledger.as_ref().unwrap();
+            let mut found = BTreeMap::new();
+            let mut sums = vec![];
+            for (slot, name) in [(0, "a"), (1, "b")] {
+                let at = now.slot(name);
+                for (generation, chunk) in (0..3).flat_map(|one| (0..CHUNKS).map(move |two| (one, two))) {
+                    if now.chunk(at, generation, chunk, &mut sums).unwrap() {
+                        found.insert((slot, generation, chunk), sums[0]);
+                    }
+                }
+            }
+            prop_assert_eq!(&found, &model);
+        }
+    }
 }
