@@ -19,9 +19,6 @@ use crate::{Error, Look, Options, Start, Step};
 use scan::{Scan, State};
 use sqlrep_spool::DatabaseSpool;
 
-/// After so many quiet looks in a row the memory is given back.
-const QUIET_LOOKS: u32 = 8;
-
 /// A file that was not written to for this long would show a later write by another time: the
 /// clock of a file system ticks every 1 to 10 ms.
 const REST_AGE: Duration = Duration::from_millis(20);
@@ -61,7 +58,6 @@ pub struct Pages {
     switched: bool,
     read_bytes: u64,
     refusals: u32,
-    quiet_looks: u32,
 }
 
 impl Pages {
@@ -80,7 +76,6 @@ impl Pages {
             switched: false,
             read_bytes: 0,
             refusals: 0,
-            quiet_looks: 0,
         })
     }
 
@@ -126,7 +121,6 @@ impl Pages {
         if self.noticed != Some(facts.stamp) {
             self.noticed = Some(facts.stamp);
             if self.captured != Some(facts.stamp) {
-                self.quiet_looks = 0;
                 return Ok(Look::New);
             }
         }
@@ -134,10 +128,6 @@ impl Pages {
             return Ok(Look::Uncommitted);
         }
         self.note_rest()?;
-        self.quiet_looks = self.quiet_looks.saturating_add(1);
-        if self.quiet_looks == QUIET_LOOKS {
-            self.relax();
-        }
         Ok(Look::Quiet)
     }
 
@@ -217,7 +207,7 @@ impl Pages {
         self.live.names()
     }
 
-    /// Gives back memory.
+    /// Gives back memory: for when looks and cuts have come to an end.
     pub fn relax(&mut self) {
         self.pending.relax();
     }

@@ -49,9 +49,6 @@ const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(20);
 /// After so many quiet looks in a row the writer counts as quiet: a time to help, if need be.
 const CALM_LOOKS: u32 = 4;
 
-/// After so many quiet looks in a row the session gives back its memory and its connection.
-const QUIET_LOOKS: u32 = 8;
-
 /// One database under capture.
 #[derive(Debug)]
 pub struct Session {
@@ -193,9 +190,6 @@ impl Session {
         }
         self.settle(&published)?;
         self.outwait_checkpoint()?;
-        if look == Look::Quiet && self.quiet_looks == QUIET_LOOKS {
-            self.relax();
-        }
         Ok(look)
     }
 
@@ -366,7 +360,8 @@ impl Session {
         &self.spool
     }
 
-    /// Gives back memory and the connection to SQLite; they come back when they are needed.
+    /// Gives back memory and the connection to SQLite; they come back when they are needed. For when
+    /// looks and cuts have come to an end, which only their caller knows.
     pub fn relax(&mut self) {
         self.live.unlink();
         self.spare = None;

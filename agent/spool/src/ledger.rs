@@ -422,6 +422,12 @@ impl Drop for Ledger {
         }
         self.writer = None;
         let db = self.db.take();
+        if self.is_broken() {
+            // Who closes sled waits for all that was reserved in its log; a write that failed half-way (a
+            // full disk) keeps its place there for ever.
+            std::mem::forget(db);
+            return;
+        }
         if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
             tracing::debug!("the ledger panicked while it was closed");
         }

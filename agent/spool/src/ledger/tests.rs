@@ -175,6 +175,28 @@ fn a_write_that_never_comes_back_breaks_the_ledger_and_holds_nobody_up() {
     drop(release);
 }
 
+#[test]
+fn a_write_that_fails_half_way_keeps_nobody_waiting_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = ledger(dir.path());
+    let slot = ledger.slot(NAME);
+    let mut batch = Batch::default();
+    for chunk in 0..64 {
+        batch.chunk(slot, 0, chunk, &[u64::from(chunk); CHUNK_PAGES as usize]);
+    }
+    ledger.apply(batch).unwrap();
+    // sled puts what is large into files of their own, which have no place now.
+    fs::remove_dir_all(dir.path().join("ledger/blobs")).unwrap();
+    assert!(matches!(ledger.flush(), Err(LedgerError::Sled(_))));
+    let (done, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(ledger);
+        done.send(())
+    });
+    end.recv_timeout(Duration::from_secs(20))
+        .expect("it waits for ever");
+}
+
 /// What is done to a ledger.
 #[derive(Clone, Debug)]
 enum Act {
