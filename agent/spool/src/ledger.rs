@@ -14,6 +14,7 @@
 //! | `d` slot `c` generation chunk | 256 page checksums of 8 bytes |
 
 use std::fs;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -425,7 +426,7 @@ impl Drop for Ledger {
         if self.is_broken() {
             // Who closes sled waits for all that was reserved in its log; a write that failed half-way (a
             // full disk) keeps its place there for ever.
-            std::mem::forget(db);
+            let _never_closed = ManuallyDrop::new(db);
             return;
         }
         if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
