@@ -141,6 +141,7 @@ impl Pages {
         Ok(Step {
             frames: u32::from(changed),
             pages: 0,
+            bytes: 0,
         })
     }
 

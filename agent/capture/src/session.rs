@@ -211,6 +211,7 @@ impl Session {
                 break;
             }
         }
+        step.bytes = u64::from(step.frames) * self.frame_bytes();
         if step.frames > 0 {
             self.busy_steps = self.busy_steps.saturating_add(1);
         }
@@ -400,8 +401,12 @@ impl Session {
 
     /// The size of a WAL with so many frames.
     fn bytes_of(&self, frames: u32) -> u64 {
-        let frame_bytes = u64::from(self.live.page_size().get()) + 24;
-        u64::from(frames) * frame_bytes + HEADER_BYTES as u64
+        u64::from(frames) * self.frame_bytes() + HEADER_BYTES as u64
+    }
+
+    /// A page in the WAL, with its header.
+    fn frame_bytes(&self) -> u64 {
+        u64::from(self.live.page_size().get()) + 24
     }
 }
 

@@ -20,12 +20,12 @@ use sqlrep_capture::Cadence;
 /// Pause between looks while commits keep coming (measured, see the README of capture).
 pub(crate) const STEP: Duration = Cadence::BUSY;
 
-/// The same while they bring less than [`FEW_FRAMES`] each: the WAL hardly grows, and nothing is due before
+/// The same while they bring less than [`FEW_BYTES`] each: the WAL hardly grows, and nothing is due before
 /// the writer pauses, which the look at the end of that time sees.
 const CALM_STEP: Duration = PAUSE;
 
-/// The frames of a few commits.
-const FEW_FRAMES: u32 = 64;
+/// A few commits in the WAL.
+const FEW_BYTES: u64 = 256 << 10;
 
 /// First pause between looks after a commit that came after a pause: another often follows it.
 const NEXT_STEP: Duration = STEP.saturating_mul(2);
@@ -142,8 +142,8 @@ impl Pace {
         self.pause = self.pause.min(LOOK_AGAIN_MAX);
     }
 
-    /// So many frames of new commits were read; `pause` is what the session asks for before the next look.
-    pub(crate) fn stepped(&mut self, now: Instant, frames: u32, pause: Duration) {
+    /// New commits were read that take so much of the WAL; `pause` is what the session asks for before the next look.
+    pub(crate) fn stepped(&mut self, now: Instant, bytes: u64, pause: Duration) {
         let fresh = if self.has_paused(now) {
             Pending::AfterPause
         } else {
@@ -153,7 +153,7 @@ impl Pace {
         self.last_new = Some(now);
         self.was_quiet = false;
         self.step = match fresh {
-            _ if frames >= FEW_FRAMES => STEP,
+            _ if bytes >= FEW_BYTES => STEP,
             Pending::AfterPause => NEXT_STEP,
             Pending::Busy => CALM_STEP,
         };
@@ -276,7 +276,8 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const MANY: u32 = FEW_FRAMES;
+    const MANY: u64 = FEW_BYTES;
+    const FEW: u64 = 16 << 10;
 
     #[test]
     fn an_idle_database_sleeps_without_a_timer() {
@@ -454,8 +455,8 @@ mod tests {
         lag: Duration,
     }
 
-    /// A commit of so many frames at each of the times, each with a hint.
-    fn follow(commits: &[Duration], frames: u32) -> Followed {
+    /// A commit of so many bytes at each of the times, each with a hint.
+    fn follow(commits: &[Duration], bytes: u64) -> Followed {
         let start = Instant::now();
         let (mut pace, mut followed) = (Pace::new(SECOND), Followed::default());
         let mut hints = commits.iter().map(|at| start + *at).peekable();
@@ -473,9 +474,9 @@ mod tests {
                 followed.looks += 1;
                 let before = read.len();
                 read.extend(std::iter::from_fn(|| to_read.next_if(|at| *at <= now)));
-                match u32::try_from(read.len() - before).unwrap() {
+                match (read.len() - before) as u64 {
                     0 => pace.quiet(now, STEP),
-                    new => pace.stepped(now, new * frames, STEP),
+                    new => pace.stepped(now, new * bytes, STEP),
                 }
             }
             if pace.cut_due(now) {
@@ -499,7 +500,7 @@ mod tests {
     #[test]
     fn a_trickle_without_pauses_costs_a_look_a_step_and_a_file_an_interval() {
         for gap in [5, 20, 33, 39] {
-            let Followed { looks, cuts, lag } = follow(&every(gap, SECOND * 10), 4);
+            let Followed { looks, cuts, lag } = follow(&every(gap, SECOND * 10), FEW);
             assert!(looks <= 250 + 40, "{gap} ms: {looks} looks");
             assert!((10..=12).contains(&cuts), "{gap} ms: {cuts} files");
             assert!(lag <= SECOND + CALM_STEP, "{gap} ms: {lag:?}");
@@ -508,16 +509,24 @@ mod tests {
 
     #[test]
     fn sporadic_commits_and_pairs_of_them_are_shipped_soon_at_a_few_looks() {
-        let single = follow(&every(1_700, SECOND * 60), 4);
+        let single = follow(&every(1_700, SECOND * 60), FEW);
         assert!(single.lag.is_zero(), "{single:?}");
         assert!(single.looks <= 36 * 10, "{single:?}");
         for apart in [1, 10, 30] {
             let apart = Duration::from_millis(apart);
             let pairs = every(1_700, SECOND * 60);
             let pairs: Vec<_> = pairs.into_iter().flat_map(|at| [at, at + apart]).collect();
-            let pairs = follow(&pairs, 4);
+            let pairs = follow(&pairs, FEW);
             assert!(pairs.lag <= PAUSE + NEXT_STEP * 2, "{apart:?}: {pairs:?}");
         }
+    }
+
+    #[test]
+    fn who_writes_much_is_looked_at_often_in_few_commits_too() {
+        // Ten pages of 64 KB every 20 ms: past any limit of a WAL within seconds.
+        let Followed { looks, cuts, .. } = follow(&every(20, SECOND * 10), 640 << 10);
+        assert!(looks >= 500, "{looks}: each is read at once");
+        assert!((10..=12).contains(&cuts), "{cuts} files");
     }
 
     #[test]

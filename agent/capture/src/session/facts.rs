@@ -78,4 +78,6 @@ pub struct Step {
     pub frames: u32,
     /// How many pages they put into the pending set.
     pub pages: u32,
+    /// What they took in the WAL, in bytes; a database without a WAL has none.
+    pub bytes: u64,
 }

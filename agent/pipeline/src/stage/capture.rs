@@ -366,9 +366,9 @@ impl Thread<'_> {
         if self.pace.look_due(Instant::now()) {
             match self.look(session)? {
                 Look::New => {
-                    let frames = self.step(session)?;
+                    let bytes = self.step(session)?;
                     // Before all that may fail: what was read is cut in its time.
-                    self.pace.stepped(Instant::now(), frames, session.pause());
+                    self.pace.stepped(Instant::now(), bytes, session.pause());
                     self.checkpoint(session)?;
                 }
                 Look::Uncommitted => self.pace.uncommitted(Instant::now(), session.pause()),
@@ -421,8 +421,8 @@ impl Thread<'_> {
         Ok(look?)
     }
 
-    /// Reads what was committed; says how many frames that were.
-    fn step(&mut self, session: &mut Follower) -> Result<u32, StageError> {
+    /// Reads what was committed; says how many bytes of the WAL that were.
+    fn step(&mut self, session: &mut Follower) -> Result<u64, StageError> {
         let seen = Instant::now();
         let step = session.step();
         if step.is_err() {
@@ -433,7 +433,7 @@ impl Thread<'_> {
             facts.frames += u64::from(step.frames);
             step.frames > 0 && facts.record_dirty(seen)
         });
-        Ok(step.frames)
+        Ok(step.bytes)
     }
 
     fn cut(&mut self, session: &mut Follower) -> Result<(), StageError> {
