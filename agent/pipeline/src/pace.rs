@@ -555,6 +555,20 @@ mod tests {
     }
 
     #[test]
+    fn a_small_read_now_and_then_makes_nobody_calm() {
+        let (mut now, mut pace) = (Instant::now(), Pace::new(SECOND));
+        for number in 0..100 {
+            let bytes = if number % CALM_READS == 0 { MANY } else { FEW };
+            pace.stepped(now, bytes, STEP);
+            assert_eq!(pace.next_look, Some(now + STEP));
+            now += STEP;
+            pace.quiet(now, STEP);
+            assert_eq!(pace.next_look, Some(now + LOOK_AGAIN_MIN));
+            now += LOOK_AGAIN_MIN;
+        }
+    }
+
+    #[test]
     fn under_load_one_file_is_cut_per_interval() {
         let start = Instant::now();
         let mut pace = Pace::new(SECOND);
