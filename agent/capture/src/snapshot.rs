@@ -13,7 +13,7 @@ use sqlrep_spool::{PageChecksums, PageSource};
 
 use crate::Error;
 use crate::live::{Live, Published, read_full};
-use crate::tail::{self, Latest};
+use crate::tail::{self, Latest, Reach};
 use crate::window::Window;
 
 /// How much of the database file is read at once for whoever takes page after page.
@@ -65,7 +65,7 @@ impl State {
                 reason,
             });
         }
-        let scan = tail::scan(live, Cursor::start(&header), &published, window)?;
+        let scan = tail::scan(live, Cursor::start(&header), &published, Reach::End, window)?;
         let commit = scan.commit.ok_or_else(|| Error::WalMismatch {
             path: live.path(),
             reason: "no frame ends a transaction".to_owned(),

@@ -23,6 +23,16 @@ pub(crate) struct Batch {
     pub(crate) pages: u32,
 }
 
+impl Batch {
+    /// This one and the next.
+    pub(crate) fn and(self, next: Self) -> Self {
+        Self {
+            frames: self.frames.saturating_add(next.frames),
+            pages: self.pages.saturating_add(next.pages),
+        }
+    }
+}
+
 /// The newest version of each page in a part of the WAL: (page, frame number from 0), ascending.
 pub(crate) type Latest = Vec<(Pgno, u32)>;
 
@@ -84,20 +94,36 @@ fn no_such_generation(live: &Live, published: &Published, found: Option<Header>)
     }
 }
 
-/// Moves from `cursor` to the end of what is published, proving each frame.
+/// How far a scan goes at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To the end, however much it is.
+    End,
+    /// To the end of a transaction, as long as the window holds all of it; one that is longer than that
+    /// is read whole.
+    Window,
+}
+
+/// Moves from `cursor` to the end of what is published, or as far as `reach` says, proving each frame.
 pub(crate) fn scan(
     live: &Live,
     cursor: Cursor,
     published: &Published,
+    reach: Reach,
     window: &mut Window,
 ) -> Result<Scan, Error> {
-    let mut scan = Scan {
-        cursor,
-        latest: Vec::new(),
-        commit: None,
-    };
-    let stopped = scan_frames(live, &mut scan, published.mx_frame, window)?;
+    let mut scan = Scan::at(cursor);
+    let stopped = scan_frames(live, &mut scan, published.mx_frame, reach, window)?;
     match stopped {
+        Some(Stop::Full(part)) => {
+            scan.latest.truncate(part.frames);
+            newest_only(&mut scan.latest);
+            Ok(Scan {
+                cursor: part.cursor,
+                latest: scan.latest,
+                commit: Some(part.commit),
+            })
+        }
         Some(Stop::End) => Err(Error::WalTruncated {
             path: live.path(),
             published: published.mx_frame,
@@ -138,19 +164,10 @@ pub(crate) fn scan_to_last_commit(
     cursor: Cursor,
     window: &mut Window,
 ) -> Result<Scan, Error> {
-    let mut ahead = Scan {
-        cursor,
-        latest: Vec::new(),
-        commit: None,
-    };
-    let mut end = Scan {
-        cursor,
-        latest: Vec::new(),
-        commit: None,
-    };
+    let (mut ahead, mut end) = (Scan::at(cursor), Scan::at(cursor));
     loop {
         let next = ahead.cursor.frames().saturating_add(1);
-        if scan_frames(live, &mut ahead, next, window)?.is_some() {
+        if scan_frames(live, &mut ahead, next, Reach::End, window)?.is_some() {
             break;
         }
         if let Some(commit) = ahead.commit.take() {
@@ -163,8 +180,29 @@ pub(crate) fn scan_to_last_commit(
     Ok(end)
 }
 
+impl Scan {
+    fn at(cursor: Cursor) -> Self {
+        Self {
+            cursor,
+            latest: Vec::new(),
+            commit: None,
+        }
+    }
+}
+
+/// A part of a scan that ends with a commit.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    cursor: Cursor,
+    commit: PageCount,
+    /// How many of the frames that were read it has.
+    frames: usize,
+}
+
 /// Why a scan did not reach its end.
 enum Stop {
+    /// The window is full.
+    Full(Part),
     /// The file ends.
     End,
     /// The next frame does not count.
@@ -175,10 +213,15 @@ fn scan_frames(
     live: &Live,
     scan: &mut Scan,
     to_frame: u32,
+    reach: Reach,
     window: &mut Window,
 ) -> Result<Option<Stop>, Error> {
     window.begin(scan.cursor.frames(), scan.cursor.frame_bytes());
+    let mut part = None;
     while scan.cursor.frames() < to_frame {
+        if let Some(part) = part.filter(|_| reach == Reach::Window && window.is_full()) {
+            return Ok(Some(Stop::Full(part)));
+        }
         let room = window.room((to_frame - scan.cursor.frames()) as usize);
         let wanted = room.len();
         let read = read_full(live.wal(), room, scan.cursor.offset())
@@ -189,6 +232,13 @@ fn scan_frames(
                 Ok(header) => {
                     scan.latest.push((header.pgno, index));
                     scan.commit = header.commit;
+                    if let Some(commit) = header.commit {
+                        part = Some(Part {
+                            cursor: scan.cursor,
+                            commit,
+                            frames: scan.latest.len(),
+                        });
+                    }
                 }
                 Err(invalid) => return Ok(Some(Stop::Invalid(invalid))),
             }

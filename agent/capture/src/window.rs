@@ -4,9 +4,9 @@
 /// checksum is computed.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// How much is kept: the chunks that were read last. A writer at full speed fills about as much
-/// between two looks.
-const KEPT_BYTES: usize = 3 * 512 * 1024;
+/// How much is kept: the chunks that were read last. What of a writer's commits is longer than that is
+/// read in parts of this size, so it is what the processor's cache holds.
+const KEPT_BYTES: usize = 1024 * 1024;
 
 /// Frames that follow one another, as they lie in the WAL.
 #[derive(Debug, Default)]
@@ -42,9 +42,8 @@ impl Window {
 
     /// Room for the frames that follow: `wanted` of them, or as many as are read at once.
     pub(crate) fn room(&mut self, wanted: usize) -> &mut [u8] {
-        let most = (CHUNK_BYTES / self.frame_bytes).max(1);
-        let bytes = wanted.min(most) * self.frame_bytes;
-        let kept = (KEPT_BYTES / (most * self.frame_bytes)).max(1);
+        let bytes = wanted.min(self.frames_at_once()) * self.frame_bytes;
+        let kept = self.chunks_kept();
         if self
             .chunks
             .get(self.newest)
@@ -61,6 +60,12 @@ impl Window {
             .map_or(&mut [], |chunk| chunk.room(first, bytes))
     }
 
+    /// Whether the next room takes the place of frames that are held.
+    pub(crate) fn is_full(&self) -> bool {
+        let used = |chunk: &Chunk| chunk.frames > 0;
+        self.newest + 1 == self.chunks_kept() && self.chunks.get(self.newest).is_some_and(used)
+    }
+
     /// Takes the first `bytes` bytes of that room as read, and gives the whole frames in them.
     pub(crate) fn filled(&mut self, bytes: usize) -> std::slice::ChunksExact<'_, u8> {
         let frames = bytes / self.frame_bytes;
@@ -71,6 +76,14 @@ impl Window {
             chunk.bytes.get(..frames * self.frame_bytes)
         });
         filled.unwrap_or_default().chunks_exact(self.frame_bytes)
+    }
+
+    fn frames_at_once(&self) -> usize {
+        (CHUNK_BYTES / self.frame_bytes).max(1)
+    }
+
+    fn chunks_kept(&self) -> usize {
+        (KEPT_BYTES / (self.frames_at_once() * self.frame_bytes)).max(1)
     }
 
     /// A frame, counted from 0, with its header; `None` when it is not held any more.
@@ -149,6 +162,26 @@ mod tests {
                 assert_eq!(window.frame(at).unwrap().len(), frame_bytes);
             }
             assert!(window.memory_bytes() <= KEPT_BYTES + CHUNK_BYTES.max(frame_bytes));
+        }
+    }
+
+    #[test]
+    fn a_window_is_full_when_the_next_frames_would_take_the_place_of_others() {
+        for frame_bytes in [536, 4120, 65_560] {
+            for at_once in [1, 3, 10_000] {
+                let mut window = Window::default();
+                let mut next = 5;
+                window.begin(next, frame_bytes);
+                loop {
+                    let was_full = window.is_full();
+                    let room = window.room(at_once).len() / frame_bytes;
+                    next += u32::try_from(window.filled(room * frame_bytes).len()).unwrap();
+                    assert_eq!(window.frame(5).is_none(), was_full, "up to frame {next}");
+                    if was_full {
+                        break;
+                    }
+                }
+            }
         }
     }
 

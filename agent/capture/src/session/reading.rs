@@ -3,8 +3,9 @@
 use sqlrep_format::wal::{Cursor, HEADER_BYTES};
 
 use super::{STEP_PASSES, Session};
+use crate::Error;
 use crate::live::Published;
-use crate::{Error, tail};
+use crate::tail::{self, Reach};
 
 /// How often a half-written wal-index is looked at before the look is given up.
 const TORN_TRIES: u32 = 4;
@@ -59,13 +60,19 @@ impl Session {
         !is_read(self.cursor.as_ref(), published)
     }
 
-    /// Reads from the cursor to the end of what is published.
+    /// Reads from the cursor to the end of what is published, in parts that are each read once.
     pub(super) fn advance(&mut self, published: &Published) -> Result<tail::Batch, Error> {
-        let (cursor, span_from) = self.cursor_for(published)?;
-        let scan = tail::scan(&self.live, cursor, published, &mut self.window)?;
-        let batch = self.take(&scan, span_from)?;
-        self.send_out();
-        Ok(batch)
+        let mut batch = tail::Batch::default();
+        loop {
+            let (cursor, span_from) = self.cursor_for(published)?;
+            let window = &mut self.window;
+            let scan = tail::scan(&self.live, cursor, published, Reach::Window, window)?;
+            batch = batch.and(self.take(&scan, span_from)?);
+            self.send_out();
+            if scan.cursor.frames() >= published.mx_frame {
+                return Ok(batch);
+            }
+        }
     }
 
     /// Puts the pages of a scan into the pending set; only then does the cursor move.

@@ -9,6 +9,7 @@ use sqlrep_spool::PageSource;
 
 use super::*;
 use crate::snapshot::{Source, State};
+use crate::tail::{self, Reach};
 use crate::testing::{App, Bench, apply, locks, pages_of};
 
 mod attach;
@@ -50,6 +51,71 @@ fn the_wal_of_an_app_that_is_not_busy_goes_to_the_disk_when_the_app_wants_it() {
     bench.capture(&mut session);
     assert!(session.wal_bytes() > 1 << 20);
     assert_eq!(session.outgoing.sent_to(), 0);
+}
+
+#[test]
+fn what_a_busy_writer_adds_to_a_wal_that_is_worth_a_checkpoint_goes_to_the_disk() {
+    const SOFT: u64 = 1 << 20;
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session_with(Options {
+        wal_soft_bytes: SOFT,
+        ..bench.options()
+    });
+    for _ in 0..=BUSY_STEPS {
+        app.insert(10);
+        session.step().unwrap();
+    }
+    assert!(session.wal_bytes() < SOFT);
+    assert_eq!(session.outgoing.sent_to(), 0);
+    while session.wal_bytes() < 4 * SOFT {
+        app.insert(500);
+        session.step().unwrap();
+    }
+    let rest = session.wal_bytes() - session.outgoing.sent_to();
+    assert!(rest < SOFT, "an fsync waits for {rest} bytes");
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn the_wal_is_read_in_parts_of_which_nothing_is_read_twice() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    session.step().unwrap();
+    let mut long = Vec::new();
+    for commits in [700, 1, 40] {
+        app.run(&format!(
+            "for _ in range({commits}): db.execute(\"INSERT INTO t(v) VALUES(randomblob(9000))\")"
+        ));
+        let published = session.published().unwrap().unwrap();
+        let mut parts = 0;
+        while session.is_new(&published) {
+            let (cursor, span_from) = session.cursor_for(&published).unwrap();
+            let window = &mut session.window;
+            let scan =
+                tail::scan(&session.live, cursor, &published, Reach::Window, window).unwrap();
+            assert!(scan.cursor.frames() > cursor.frames());
+            assert!(scan.commit.is_some());
+            let held = |(_, frame): &(Pgno, u32)| session.window.frame(*frame).is_some();
+            assert!(scan.latest.iter().all(held), "frames are read again");
+            session.take(&scan, span_from).unwrap();
+            parts += 1;
+        }
+        long.push(parts);
+    }
+    assert!(long[0] > 3 && long[1..] == [1, 1], "{long:?}");
+    // One transaction that is longer is a part all the same.
+    app.insert(20_000);
+    let published = session.published().unwrap().unwrap();
+    let batch = session.advance(&published).unwrap();
+    assert!(
+        batch.frames > 2000 && !session.is_new(&published),
+        "{batch:?}"
+    );
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
 }
 
 #[test]

@@ -438,7 +438,8 @@ fn the_bytes_that_were_proven_are_the_bytes_that_are_captured() {
     app.insert(40);
     let published = session.published().unwrap().unwrap();
     let (cursor, span_from) = session.cursor_for(&published).unwrap();
-    let scan = crate::tail::scan(&session.live, cursor, &published, &mut session.window).unwrap();
+    let window = &mut session.window;
+    let scan = tail::scan(&session.live, cursor, &published, Reach::Window, window).unwrap();
     // Between proof and copy the frames become garbage, as no rule of SQLite's lets them.
     let wal = fs::File::options()
         .read(true)
