@@ -28,10 +28,11 @@ const SPARE_PART: u64 = 16;
 /// This part of the memory is for whatever comes first, so that few commits need no scratch file. The
 /// rest is for pages that came to be in that file and are written again: what a busy database changes
 /// all the time is changed in memory from then on.
-const FIRST_PART: u32 = 4;
+const FIRST_PART: u32 = 6;
 
-/// So much of the scratch file is kept for the next batch.
-const SCRATCH_KEPT_BYTES: u64 = 64 * 1024 * 1024;
+/// So much of the scratch file is kept for the next batch: what a writer at full speed fills of it in a
+/// second, older versions of pages included.
+const SCRATCH_KEPT_BYTES: u64 = 96 * 1024 * 1024;
 
 /// The pending set.
 #[derive(Debug)]
@@ -528,12 +529,12 @@ mod tests {
 
     #[test]
     fn what_is_changed_again_and_again_is_changed_in_memory() {
-        let (_dir, mut pending) = pending(40);
+        let (_dir, mut pending) = pending(42);
         for number in 1..=400 {
             put(&mut pending, number, 1); // the first of them fill what is theirs of the memory
         }
         let file_slots = pending.in_file.used;
-        assert_eq!(file_slots, 400 - 10);
+        assert_eq!(file_slots, 400 - 7);
         for round in 2..=50 {
             for number in 101..=130 {
                 put(&mut pending, number, round);
@@ -554,7 +555,7 @@ mod tests {
         pending.commit_at(PageCount::new(400).unwrap());
         pending.commit_at(PageCount::new(120).unwrap());
         pending.commit_at(PageCount::new(400).unwrap());
-        assert_eq!(pending.in_memory.in_use(), 10 + 20);
+        assert_eq!(pending.in_memory.in_use(), 7 + 20);
         put(&mut pending, 200, 7);
         assert_eq!((byte(&pending, 200), byte(&pending, 120)), (7, 50));
     }

@@ -25,7 +25,7 @@ impl Options {
     pub fn new(writer: u64, scratch_dir: impl Into<PathBuf>) -> Self {
         Self {
             writer,
-            arena_bytes: 2 << 20,
+            arena_bytes: 3 << 19,
             scratch_dir: scratch_dir.into(),
             wal_soft_bytes: 8 << 20,
             wal_hard_bytes: 256 << 20,
