@@ -42,6 +42,7 @@ pub(crate) struct Scan {
     pub(crate) cursor: Cursor,
     pub(crate) latest: Latest,
     pub(crate) commit: Option<PageCount>,
+    last_commit: LastCommit,
 }
 
 /// The header of the WAL with the published generation. Another one means that somebody who does
@@ -115,15 +116,7 @@ pub(crate) fn scan(
     let mut scan = Scan::at(cursor);
     let stopped = scan_frames(live, &mut scan, published.mx_frame, reach, window)?;
     match stopped {
-        Some(Stop::Full(part)) => {
-            scan.latest.truncate(part.frames);
-            newest_only(&mut scan.latest);
-            Ok(Scan {
-                cursor: part.cursor,
-                latest: scan.latest,
-                commit: Some(part.commit),
-            })
-        }
+        Some(Stop::Full) => Ok(scan.up_to_last_commit()),
         Some(Stop::End) => Err(Error::WalTruncated {
             path: live.path(),
             published: published.mx_frame,
@@ -164,20 +157,9 @@ pub(crate) fn scan_to_last_commit(
     cursor: Cursor,
     window: &mut Window,
 ) -> Result<Scan, Error> {
-    let (mut ahead, mut end) = (Scan::at(cursor), Scan::at(cursor));
-    loop {
-        let next = ahead.cursor.frames().saturating_add(1);
-        if scan_frames(live, &mut ahead, next, Reach::End, window)?.is_some() {
-            break;
-        }
-        if let Some(commit) = ahead.commit.take() {
-            end.latest.append(&mut ahead.latest);
-            end.commit = Some(commit);
-            end.cursor = ahead.cursor;
-        }
-    }
-    newest_only(&mut end.latest);
-    Ok(end)
+    let mut scan = Scan::at(cursor);
+    scan_frames(live, &mut scan, u32::MAX, Reach::End, window)?;
+    Ok(scan.up_to_last_commit())
 }
 
 impl Scan {
@@ -186,23 +168,44 @@ impl Scan {
             cursor,
             latest: Vec::new(),
             commit: None,
+            last_commit: LastCommit {
+                cursor,
+                commit: None,
+                frames: 0,
+            },
+        }
+    }
+
+    /// The part of it that ends with its last commit; without one, where it began.
+    fn up_to_last_commit(mut self) -> Self {
+        let LastCommit {
+            cursor,
+            commit,
+            frames,
+        } = self.last_commit;
+        self.latest.truncate(frames);
+        newest_only(&mut self.latest);
+        Self {
+            cursor,
+            commit,
+            ..self
         }
     }
 }
 
-/// A part of a scan that ends with a commit.
+/// Where the last commit of a scan ends.
 #[derive(Clone, Copy, Debug)]
-struct Part {
+struct LastCommit {
     cursor: Cursor,
-    commit: PageCount,
-    /// How many of the frames that were read it has.
+    commit: Option<PageCount>,
+    /// How many of the frames that were read are up to it.
     frames: usize,
 }
 
 /// Why a scan did not reach its end.
 enum Stop {
-    /// The window is full.
-    Full(Part),
+    /// The window is full, and holds a commit.
+    Full,
     /// The file ends.
     End,
     /// The next frame does not count.
@@ -217,10 +220,10 @@ fn scan_frames(
     window: &mut Window,
 ) -> Result<Option<Stop>, Error> {
     window.begin(scan.cursor.frames(), scan.cursor.frame_bytes());
-    let mut part = None;
     while scan.cursor.frames() < to_frame {
-        if let Some(part) = part.filter(|_| reach == Reach::Window && window.is_full()) {
-            return Ok(Some(Stop::Full(part)));
+        let may_stop = reach == Reach::Window && scan.last_commit.commit.is_some();
+        if may_stop && window.is_full() {
+            return Ok(Some(Stop::Full));
         }
         let room = window.room((to_frame - scan.cursor.frames()) as usize);
         let wanted = room.len();
@@ -232,12 +235,12 @@ fn scan_frames(
                 Ok(header) => {
                     scan.latest.push((header.pgno, index));
                     scan.commit = header.commit;
-                    if let Some(commit) = header.commit {
-                        part = Some(Part {
+                    if header.commit.is_some() {
+                        scan.last_commit = LastCommit {
                             cursor: scan.cursor,
-                            commit,
+                            commit: header.commit,
                             frames: scan.latest.len(),
-                        });
+                        };
                     }
                 }
                 Err(invalid) => return Ok(Some(Stop::Invalid(invalid))),

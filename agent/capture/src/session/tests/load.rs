@@ -89,6 +89,7 @@ fn the_wal_of_a_writer_at_full_speed_stays_small_and_nothing_is_lost() {
     start_writers(&mut app, &bench, 1);
     let mut session = bench.session(); // while it writes
     follow_resets(&mut bench, &mut session);
+    assert!(session.outgoing.sent_to() > 0, "fsyncs are waited for");
     stop_writers(&mut app);
     bench.capture(&mut session);
     bench.assert_equal(session, &mut app);
