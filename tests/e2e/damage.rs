@@ -2,7 +2,6 @@
 //! live database, and what is lost is said.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -16,17 +15,6 @@ use crate::binaries;
 use crate::kube as cluster;
 use crate::scene::{Point, Scene, fresh};
 use crate::spine::rfc3339;
-
-/// Flips a bit in the middle of a file, and keeps its time.
-pub(crate) fn flip(path: &Path) -> Result<()> {
-    let time = fs::metadata(path)?.modified()?;
-    let mut bytes = fs::read(path)?;
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(path, bytes)?;
-    let file = fs::File::options().write(true).open(path)?;
-    Ok(file.set_modified(time)?)
-}
 
 /// The spool's copies of what was shipped go, but for the newest, which always stays.
 fn forget(world: &World) -> Result<()> {
@@ -86,7 +74,7 @@ impl Patient {
         let port = free_port()?;
         let options = AgentOptions::kube(api.kubeconfig(world)?)
             .flag("--verify-interval", "2s")
-            .flag("--levels", "10m")
+            .flag("--levels", "10000h") // no step of it ends meanwhile
             .flag("--metrics", &format!("127.0.0.1:{port}"));
         let agent = world.agent_with(options)?;
         let pod = Pod::prepare(world, PodOptions::app("app"))?;
@@ -167,7 +155,7 @@ fn when_nothing_has_the_pages_the_live_database_stands_in() {
             let (head, sound) = (ltx::head(&scene.replica)?, victim.max - 1);
             let then = patient.state(world, sound)?;
             forget(world)?;
-            flip(&victim.path)?;
+            ltx::damage(&victim.path)?;
             // A person who looks finds it too, and the agent then looks at once.
             let verified = agent.ctl().run(["verify", &scene.reference])?;
             ensure!(verified.code != exit::DONE, "it was not seen");
@@ -222,13 +210,13 @@ fn a_replica_of_which_nothing_is_whole_is_made_anew_and_lives_on() {
                 && ltx::level(&scene.replica, 9)?.len() > 1)
                 .then_some(()))
         })?;
-        let mut flipped = 0;
+        let mut damaged = 0;
         for level in 0..=9 {
             for file in ltx::level(&scene.replica, level)? {
-                flipped += u32::from(flip(&file.path).is_ok()); // retention is at work
+                damaged += u32::from(ltx::damage(&file.path).is_ok()); // retention is at work
             }
         }
-        say(&format!("{flipped} files were damaged"));
+        say(&format!("{damaged} files were damaged"));
         wait_whole(&agent, &scene, port)?;
         // And from then on it lives as ever: compacted, thinned out, read back.
         let snapshots = ltx::level(&scene.replica, 9)?;

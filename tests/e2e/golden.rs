@@ -126,6 +126,36 @@ fn broken_replicas_are_refused_by_name_and_reason() {
     });
 }
 
+#[test]
+fn a_changed_byte_of_a_page_is_seen_in_files_of_every_kind() {
+    scenario("golden-damage", binaries(), |world| {
+        let mut seen = 0;
+        for writer in ["0.5.9", "0.5.17", "python-writer"] {
+            for path in ltx::below(&Path::new(GOLDEN).join(writer))? {
+                let facts = ltx::facts(&path)?;
+                if facts.min > 1 || facts.pages == 0 {
+                    continue;
+                }
+                // such a file is a replica by itself
+                let replica = fresh(world, "alone");
+                let level = replica.join("ltx/0");
+                fs::create_dir_all(&level)?;
+                let copy = level.join(path.file_name().context("a name")?);
+                fs::copy(&path, &copy)?;
+                let verify = ["verify", "--replica", &replica.to_string_lossy()];
+                world.ctl().run(verify)?.done()?;
+                ltx::damage(&copy)?;
+                let said = world.ctl().run(verify)?;
+                ensure!(said.code != 0, "{} was verified", path.display());
+                said.says(&[&copy.to_string_lossy()])?;
+                seen += 1;
+            }
+        }
+        ensure!(seen > 10, "only {seen} files were damaged");
+        Ok(())
+    });
+}
+
 fn dirs(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
     let mut dirs: Vec<PathBuf> = entries

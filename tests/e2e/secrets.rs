@@ -11,7 +11,7 @@ use sqlrep_tests::{
 };
 
 use crate::binaries;
-use crate::damage::{flip, free_port};
+use crate::damage::free_port;
 use crate::scene::Scene;
 
 /// A token that is good, and one that is not.
@@ -156,7 +156,7 @@ fn damage(agent: &Agent, jane: &Ctl, scene: &Scene) -> Result<()> {
     agent.ctl().sync(&scene.reference)?;
     any(jane, &["verify", &scene.reference])?;
     let files = ltx::below(&scene.replica.join("ltx"))?;
-    flip(files.iter().max().context("a file")?)?;
+    ltx::damage(files.iter().max().context("a file")?)?;
     any(jane, &["verify", &scene.reference]).map(drop)
 }
 

@@ -111,10 +111,7 @@ fn a_damaged_replica_is_not_verified() {
         agent.ctl().run(["verify", &scene.reference])?.done()?;
         let files = sqlrep_tests::ltx::level(&scene.replica, 0)?;
         let path = &files.last().context("there are files")?.path;
-        let mut bytes = fs::read(path)?;
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(path, bytes)?;
+        sqlrep_tests::ltx::damage(path)?;
         let name = path
             .file_name()
             .unwrap_or_default()

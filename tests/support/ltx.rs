@@ -94,6 +94,62 @@ pub fn level(replica: &Path, level: u8) -> Result<Vec<Facts>> {
     Ok(files)
 }
 
+/// Damages a file: of the page in its middle the first byte is another one. Its time stays.
+///
+/// Just any bit would not do: the file checksum covers pages as they are decompressed (LITESTREAM.md §1.7),
+/// and of the bits of a typical file one in fifty changes nothing of that.
+pub fn damage(path: &Path) -> Result<()> {
+    let broken = || format!("{}: a page cannot be found", path.display());
+    let time = fs::metadata(path)?.modified()?;
+    let mut data = fs::read(path)?;
+    let at = middle_page(&data)
+        .and_then(|page| first_literal(&data, page))
+        .with_context(broken)?;
+    *data.get_mut(at).with_context(broken)? ^= 1;
+    fs::write(path, data)?;
+    let file = fs::File::options().write(true).open(path)?;
+    Ok(file.set_modified(time)?)
+}
+
+/// Where the middle one of a file's pages begins, by its index.
+fn middle_page(data: &[u8]) -> Option<usize> {
+    let end = data.len().checked_sub(24)?;
+    let bytes = u64::from_be_bytes(data.get(end..end + 8)?.try_into().ok()?);
+    let index = data.get(end.checked_sub(usize::try_from(bytes).ok()?)?..end)?;
+    let numbers: Vec<u64> = index
+        .split_inclusive(|byte| *byte < 0x80)
+        .map(|varint| {
+            let groups = varint.iter().rev();
+            groups.fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f))
+        })
+        .collect();
+    // the page's number, its offset, its length
+    let entries = numbers.chunks_exact(3);
+    let middle = entries.len() / 2;
+    usize::try_from(*entries.map(|entry| &entry[1]).nth(middle)?).ok()
+}
+
+/// Where the first byte of a page lies. It stands there as it is: a match has nothing before it to
+/// copy, so that the first sequence of an LZ4 block begins with a literal.
+fn first_literal(data: &[u8], page: usize) -> Option<usize> {
+    const STORED: u32 = 1 << 31;
+    let in_frame = data.get(page + 4..page + 6)? == [0, 0];
+    // the page header; the size of the block, or the header of the frame and then that size
+    let block = page + if in_frame { 6 + 7 + 4 } else { 6 + 4 };
+    let size = u32::from_le_bytes(data.get(block - 4..block)?.try_into().ok()?);
+    if in_frame && size & STORED != 0 {
+        return Some(block);
+    }
+    match data.get(block)? >> 4 {
+        0 => None,
+        15 => {
+            let rest = data.get(block + 1..)?;
+            Some(block + 2 + rest.iter().position(|byte| *byte != 255)?)
+        }
+        _ => Some(block + 1),
+    }
+}
+
 /// The highest TXID that a replica holds at any level; 0 when it holds none.
 pub fn head(replica: &Path) -> Result<u64> {
     let mut head = 0;
