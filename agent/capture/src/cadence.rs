@@ -15,6 +15,10 @@ impl Cadence {
     /// let go until the next commit, which is a fraction of a millisecond away.
     pub const EBB: Duration = Duration::from_micros(150);
 
+    /// A writer of whom a look finds nothing for so long has paused: a time to let go of its WAL, and to
+    /// help it. Steps that are as far apart do not make it a busy one.
+    pub const CALM: Duration = Duration::from_millis(60);
+
     /// First pause between looks after a hint.
     pub const LOOK: Duration = Duration::from_millis(1);
 }

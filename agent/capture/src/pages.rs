@@ -110,6 +110,9 @@ impl Pages {
             Whereabouts::Unlinked => return Ok(Look::Unlinked),
             Whereabouts::Here | Whereabouts::Bare => {}
         }
+        // Asked first: a commit that the header does not show by then begins after this look, and there is a
+        // hint of it.
+        let writer = self.live.writer()?;
         // Without the lock a header is a hint: it may be in the middle of being written.
         let Ok(facts) = self.live.facts() else {
             return Ok(Look::Uncommitted);
@@ -124,7 +127,7 @@ impl Pages {
                 return Ok(Look::New);
             }
         }
-        if self.live.writer()? != Writer::None {
+        if writer != Writer::None {
             return Ok(Look::Uncommitted);
         }
         self.note_rest()?;

@@ -7,7 +7,7 @@ mod outgoing;
 mod reading;
 mod writing;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlrep_format::Timestamp;
 use sqlrep_format::wal::{Cursor, HEADER_BYTES};
@@ -46,7 +46,8 @@ const TIMED_OUT_LOOKS: u32 = 8;
 /// commands and cuts have their turn in between.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(20);
 
-/// After so many quiet looks in a row the writer counts as quiet: a time to help, if need be.
+/// After so many quiet looks in a row, or one after [`Cadence::CALM`], the writer counts as quiet: a time
+/// to help, if need be.
 const CALM_LOOKS: u32 = 4;
 
 /// One database under capture.
@@ -70,6 +71,8 @@ pub struct Session {
     last_seen: Option<Published>,
     torn_looks: u32,
     quiet_looks: u32,
+    /// When the last step that found something did.
+    last_new: Option<Instant>,
     /// Steps in a row that found something.
     busy_steps: u32,
     /// Looks since the application's checkpoint could have run, or last moved on.
@@ -109,6 +112,7 @@ impl Session {
             last_seen: None,
             torn_looks: 0,
             quiet_looks: 0,
+            last_new: None,
             busy_steps: 0,
             ebb_looks: 0,
             ebb_backfilled: 0,
@@ -166,31 +170,51 @@ impl Session {
         self.torn_looks = 0;
         self.count_ebb(&published);
         if self.is_new(&published) {
-            self.quiet_looks = 0;
-            return Ok(Look::New);
+            return Ok(self.found_new());
         }
         if whereabouts == Whereabouts::Bare {
             return self.look_bare(&published);
         }
-        let look = if self.live.is_at_work()? {
-            if self.live.is_checkpoint_waited_for()? {
-                // It waits for our brake, and everybody who writes for it.
-                self.busy_steps = 0;
-            }
-            Look::Uncommitted
-        } else {
-            Look::Quiet
-        };
+        let look = self.look_for_work()?;
+        if look == Look::New {
+            return Ok(self.found_new());
+        }
         // Looks that follow each other this closely say nothing about the writer.
         if look == Look::Quiet && self.pause() == Cadence::BUSY {
             self.quiet_looks = self.quiet_looks.saturating_add(1);
-            if self.quiet_looks >= CALM_LOOKS {
+            if self.is_quiet() {
                 self.busy_steps = 0;
             }
         }
         self.settle(&published)?;
         self.outwait_checkpoint()?;
         Ok(look)
+    }
+
+    fn found_new(&mut self) -> Look {
+        self.quiet_looks = 0;
+        if self.is_long_ago() {
+            self.busy_steps = 0;
+        }
+        Look::New
+    }
+
+    /// Nothing new was published: whether there may be in a moment, or is by now.
+    fn look_for_work(&mut self) -> Result<Look, Error> {
+        if self.live.is_at_work()? {
+            if self.live.is_checkpoint_waited_for()? {
+                // It waits for our brake, and everybody who writes for it.
+                self.busy_steps = 0;
+            }
+            return Ok(Look::Uncommitted);
+        }
+        // Whoever was at work has published before it let go. Who begins after that writes to the WAL first,
+        // of which there is a hint: after a quiet look none is owed.
+        Ok(match self.published()? {
+            None => Look::Uncommitted,
+            Some(published) if self.is_new(&published) => Look::New,
+            Some(_) => Look::Quiet,
+        })
     }
 
     /// Reads what was committed before the call into the pending set, then lets go of what it read.
@@ -214,6 +238,7 @@ impl Session {
         step.bytes = u64::from(step.frames) * self.frame_bytes();
         if step.frames > 0 {
             self.busy_steps = self.busy_steps.saturating_add(1);
+            self.last_new = Some(Instant::now());
         }
         Ok(step)
     }

@@ -1,5 +1,7 @@
 //! One emptyDir: what is due in it, and the look at it.
 
+mod touches;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -18,6 +20,7 @@ use crate::outbox::{Closed, Outbox};
 use crate::policy::Policy;
 use crate::scan::{self, Heads, REFUSALS_MAX, Scanner, Seen, Sight};
 use crate::watch::{NotWatched, Place, Watches, What};
+use touches::Touches;
 
 /// How many single names are looked at in one go; past that a whole scan is cheaper.
 const NAMES_MAX: usize = 512;
@@ -30,9 +33,6 @@ const LOOKS_PER_SECOND: u32 = 500;
 const REST_FACTOR: u32 = 20;
 /// How many foreign files are remembered.
 const FOREIGN_MAX: usize = 2_048;
-/// A database that was told of is not told of again for so long. Whoever follows it looks on meanwhile,
-/// less and less often, and sees a commit at most as much later; each word costs three threads a turn.
-const TOUCH_REST: Duration = Duration::from_millis(64);
 /// What a scan that was put off waits for at least.
 const PUT_OFF: Duration = Duration::from_secs(1);
 
@@ -66,8 +66,7 @@ pub(crate) struct Volume {
     /// Second names of databases, and the first ones.
     second_names: BTreeMap<PathBuf, PathBuf>,
     due: Due,
-    /// When databases were last said to be touched, within [`TOUCH_REST`].
-    told: BTreeMap<PathBuf, Instant>,
+    touches: Touches,
     looks: Allowance,
     /// No whole scan before this.
     rest_until: Option<Instant>,
@@ -88,7 +87,6 @@ struct Due {
     presence: bool,
     names: BTreeSet<PathBuf>,
     dirs: BTreeSet<PathBuf>,
-    touched: BTreeSet<PathBuf>,
 }
 
 impl Volume {
@@ -107,7 +105,7 @@ impl Volume {
                 scan: Some(now),
                 ..Due::default()
             },
-            told: BTreeMap::new(),
+            touches: Touches::default(),
             looks: Allowance {
                 left: LOOKS_BURST,
                 counted: now,
@@ -126,13 +124,10 @@ impl Volume {
 
     /// When something is due next.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let rested = self
-            .due
-            .touched
-            .iter()
-            .filter_map(|path| self.told.get(path));
-        let touch = rested.min().map(|at| *at + TOUCH_REST);
-        [self.due.scan, touch].into_iter().flatten().min()
+        [self.due.scan, self.touches.next_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether a timer must look because notification does not cover it.
@@ -223,27 +218,18 @@ impl Volume {
 
     /// A database may have been written to. That a name of its came or went is told at once.
     fn touched(&mut self, path: PathBuf, write: Write) {
-        if matches!(write, Write::Name) {
-            self.told.remove(&path);
+        match write {
+            Write::Name => self.touches.add_at_once(path),
+            Write::Bytes => self.touches.add(path),
         }
-        self.due.touched.insert(path);
     }
 
     /// Says which databases may have been written to; those that were told of just now have to wait.
     fn tell_touched(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Closed> {
-        if self.due.touched.is_empty() {
-            return Ok(());
-        }
-        self.told
-            .retain(|_, at| now.saturating_duration_since(*at) < TOUCH_REST);
-        for path in std::mem::take(&mut self.due.touched) {
-            if self.told.contains_key(&path) {
-                self.due.touched.insert(path);
-            } else if self.inventory.get(&path).is_some() {
-                self.told.insert(path.clone(), now);
-                let (pod, volume) = (self.pod.clone(), self.name.clone());
-                cx.outbox.send(Event::Touched { pod, volume, path })?;
-            }
+        let followed = |path: &Path| self.inventory.get(path).is_some();
+        for path in self.touches.take(now, followed) {
+            let (pod, volume) = (self.pod.clone(), self.name.clone());
+            cx.outbox.send(Event::Touched { pod, volume, path })?;
         }
         Ok(())
     }
@@ -522,10 +508,12 @@ impl Volume {
         let (gone, mut stay): (BTreeMap<_, _>, BTreeMap<_, _>) = before
             .into_iter()
             .partition(|(second, _)| within(second) && !found.contains_key(second));
-        self.due.touched.extend(gone.into_values());
+        for first in gone.into_values() {
+            self.touches.add(first);
+        }
         for (second, first) in found {
             if stay.len() < REFUSALS_MAX && stay.insert(second, first.clone()).is_none() {
-                self.due.touched.insert(first);
+                self.touches.add(first);
             }
         }
         self.second_names = stay;

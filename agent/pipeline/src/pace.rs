@@ -8,7 +8,8 @@
 //! - A commit after a pause is cut at once, and so is what came after it as soon as the writer
 //!   pauses again; a bucket of tokens bounds how many files that may give.
 //! - Under load, or without tokens, one L0 file per `sync_interval` is cut, while the WAL is read
-//!   and rolled every [`STEP`]; of a writer that writes little, every [`CALM_STEP`].
+//!   and rolled every [`STEP`]; of a writer that writes little, every [`CALM_STEP`], and less often
+//!   while nothing may be cut.
 //! - Whether a writer paused is seen by a look just before the cut.
 //! - A file that nothing followed is made durable after [`SETTLE`], unless it was shipped.
 //! - After a failure, or a cut that was in the app's way, no file is cut for a while.
@@ -31,8 +32,14 @@ const FEW_BYTES: u64 = 256 << 10;
 /// read brings little, too, and what matters to its WAL, the end of a checkpoint, is in just those.
 const CALM_READS: u32 = 16;
 
-/// First pause between looks after a commit that came after a pause: another often follows it.
-const NEXT_STEP: Duration = STEP.saturating_mul(2);
+/// How often a calm writer is looked at while no file may be cut: often enough that the WAL of one that
+/// begins to write much stays short.
+const DEFERRED_STEP: Duration = CALM_STEP.saturating_mul(2);
+
+/// Pause between looks at a calm writer after a commit that came after a pause, and the longest before the
+/// last of them, which tells the session that its writer paused ([`Cadence::CALM`]). Discovery holds a hint
+/// back for so long, or for twice as long from a writer that never pauses: later commits are hinted at.
+const CALM_NEXT: Duration = Duration::from_millis(64);
 
 /// A hint so soon after a commit is mostly of that commit.
 const ECHO: Duration = Duration::from_millis(100);
@@ -118,7 +125,7 @@ impl Pace {
     pub(crate) fn touched(&mut self, now: Instant) {
         let is_echo = || self.last_new.is_some_and(|at| now < at + ECHO);
         let (soon, pause) = match self.pending {
-            Some(_) => (now + self.step, self.first_pause()),
+            Some(_) => (self.next_while_pending(now), self.first_pause()),
             None if self.is_calm() && is_echo() => (now, CALM_STEP),
             None => (now, LOOK_AGAIN_MIN),
         };
@@ -129,23 +136,21 @@ impl Pace {
 
     /// A look found nothing new; `pause` is what the session asks for while its writer is busy.
     pub(crate) fn quiet(&mut self, now: Instant, pause: Duration) {
-        self.was_quiet = true;
-        if pause < STEP {
-            // It awaits a checkpoint of the writer that is over in a moment: do not miss it.
-            self.next_look = Some(now + pause);
-            return;
-        }
-        let again = (self.pause <= LOOK_AGAIN_MAX).then(|| now + self.pause);
-        let before_cut = self.cut_at().filter(|at| *at > now);
-        self.next_look = [again, before_cut].into_iter().flatten().min();
-        self.pause *= 2;
+        let longest = match self.is_calm() {
+            false => LOOK_AGAIN_MAX,
+            // If it wrote again there would be a hint.
+            true if self.next_cut(now).is_some() => Duration::ZERO,
+            true => CALM_NEXT,
+        };
+        self.found_nothing(now, pause, longest);
     }
 
     /// A look found somebody in the middle of a transaction. Its end is written to memory that is
     /// shared, of which no hint tells, and may come long after the last write to a file: after the
     /// fsync of a disk that is busy. So it is looked for as long as that takes.
     pub(crate) fn uncommitted(&mut self, now: Instant, pause: Duration) {
-        self.quiet(now, pause);
+        self.pause = self.pause.min(LOOK_AGAIN_MAX);
+        self.found_nothing(now, pause, LOOK_AGAIN_MAX);
         self.pause = self.pause.min(LOOK_AGAIN_MAX);
     }
 
@@ -166,12 +171,16 @@ impl Pace {
         };
         self.step = match fresh {
             _ if !self.is_calm() => STEP,
-            Pending::AfterPause => NEXT_STEP,
+            Pending::AfterPause => CALM_NEXT,
             Pending::Busy => CALM_STEP,
         };
         self.pause = self.first_pause();
         let awaited = pause < STEP;
-        self.next_look = Some(now + if awaited { pause } else { self.step });
+        self.next_look = Some(if awaited {
+            now + pause
+        } else {
+            self.next_while_pending(now)
+        });
         self.is_busy = true;
     }
 
@@ -252,6 +261,33 @@ impl Pace {
 
     fn is_calm(&self) -> bool {
         self.few_reads >= CALM_READS
+    }
+
+    /// Looks end with one that has waited for `longest`, but for the one before a cut.
+    fn found_nothing(&mut self, now: Instant, pause: Duration, longest: Duration) {
+        self.was_quiet = true;
+        if pause < STEP {
+            // It awaits a checkpoint of the writer that is over in a moment: do not miss it.
+            self.next_look = Some(now + pause);
+            return;
+        }
+        let again = (self.pause <= longest).then(|| now + self.pause);
+        self.next_look = [again, self.next_cut(now)].into_iter().flatten().min();
+        self.pause *= 2;
+    }
+
+    /// When to look next while there are pages to be cut. Looks before the one just before the cut tell
+    /// nothing that is of use; they keep the WAL short.
+    fn next_while_pending(&self, now: Instant) -> Instant {
+        match self.next_cut(now) {
+            Some(at) if self.is_calm() => at.min(now + DEFERRED_STEP),
+            _ => now + self.step,
+        }
+    }
+
+    /// When the pending pages will be due, if they are not now.
+    fn next_cut(&self, now: Instant) -> Option<Instant> {
+        self.cut_at().filter(|at| *at > now)
     }
 
     /// The pause after the first quiet look that follows one that found something.
@@ -487,9 +523,16 @@ mod tests {
         let mut hints = commits.iter().map(|at| start + *at).peekable();
         let mut to_read = hints.clone();
         let mut read: Vec<Instant> = vec![];
+        let (mut last_new, mut last_look) = (start, start);
         loop {
             let hint = hints.peek().copied();
             let Some(now) = [pace.wake_at(), hint].into_iter().flatten().min() else {
+                assert!(
+                    read.is_empty() && to_read.peek().is_none(),
+                    "something is left"
+                );
+                // A session must learn that its writer paused.
+                assert!(last_look - last_new >= Cadence::CALM);
                 return followed;
             };
             if hints.next_if(|at| *at == now).is_some() {
@@ -499,9 +542,13 @@ mod tests {
                 followed.looks += 1;
                 let before = read.len();
                 read.extend(std::iter::from_fn(|| to_read.next_if(|at| *at <= now)));
+                last_look = now;
                 match (read.len() - before) as u64 {
                     0 => pace.quiet(now, STEP),
-                    new => pace.stepped(now, new * bytes, STEP),
+                    new => {
+                        last_new = now;
+                        pace.stepped(now, new * bytes, STEP);
+                    }
                 }
             }
             if pace.cut_due(now) {
@@ -533,6 +580,70 @@ mod tests {
     }
 
     #[test]
+    fn a_trickle_with_pauses_costs_few_looks_while_no_file_may_be_cut() {
+        for gap in [50, 70, 100, 200, 300] {
+            let Followed { looks, cuts, lag } = follow(&every(gap, SECOND * 60), FEW);
+            assert!(looks <= 60 * 22 + CALM_READS * 8, "{gap} ms: {looks} looks");
+            assert!(cuts >= 60 * 2, "{gap} ms: {cuts} files");
+            assert!(lag <= SECOND * 6 / 10, "{gap} ms: {lag:?}");
+        }
+        let Followed { looks, cuts, lag } = follow(&every(1_000, SECOND * 600), FEW);
+        assert!(looks <= 600 * 3 + CALM_READS * 12, "{looks} looks");
+        assert_eq!((cuts, lag), (600, Duration::ZERO));
+    }
+
+    /// A writer of little whose next file has to wait, just after a look; and the time of that.
+    fn calm_and_waiting() -> (Pace, Instant) {
+        let (mut now, mut pace) = (Instant::now(), Pace::new(SECOND));
+        let mut files = 0;
+        while files < 40 || pace.pending.is_none() {
+            now += PAUSE * 2;
+            pace.stepped(now, FEW, STEP);
+            if pace.cut_due(now) {
+                pace.cut(now);
+                files += 1;
+            }
+        }
+        assert!(pace.is_calm() && pace.next_cut(now) > Some(now + DEFERRED_STEP));
+        (pace, now)
+    }
+
+    #[test]
+    fn a_calm_writer_that_writes_on_is_looked_at_again_before_its_file_is_cut() {
+        let (mut pace, now) = calm_and_waiting();
+        assert_eq!(pace.next_look, Some(now + DEFERRED_STEP));
+        let now = now + DEFERRED_STEP;
+        pace.quiet(now, STEP);
+        assert_eq!(pace.next_look, pace.next_cut(now), "nothing is due before");
+        pace.touched(now);
+        assert_eq!(pace.next_look, Some(now + DEFERRED_STEP));
+        pace.touched(now + STEP);
+        assert_eq!(pace.next_look, Some(now + DEFERRED_STEP), "put off again");
+        pace.stepped(now + DEFERRED_STEP, MANY, STEP);
+        assert_eq!(pace.next_look, Some(now + DEFERRED_STEP + STEP));
+    }
+
+    #[test]
+    fn the_end_of_a_transaction_of_a_calm_writer_is_looked_for_too() {
+        for waits in [true, false] {
+            let (mut pace, mut now) = calm_and_waiting();
+            if !waits {
+                pace.cut(now);
+            }
+            let end = now + 20 * SECOND;
+            while now < end {
+                let next = pace.next_look.expect("its end would not be seen");
+                assert!(next <= now + LOOK_AGAIN_MAX, "it is seen soon");
+                now = next;
+                pace.uncommitted(now, STEP);
+                if pace.cut_due(now) {
+                    pace.cut(now);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn sporadic_commits_and_pairs_of_them_are_shipped_soon_at_a_few_looks() {
         let single = follow(&every(1_700, SECOND * 60), FEW);
         assert!(single.lag.is_zero(), "{single:?}");
@@ -542,7 +653,7 @@ mod tests {
             let pairs = every(1_700, SECOND * 60);
             let pairs: Vec<_> = pairs.into_iter().flat_map(|at| [at, at + apart]).collect();
             let pairs = follow(&pairs, FEW);
-            assert!(pairs.lag <= PAUSE + NEXT_STEP * 2, "{apart:?}: {pairs:?}");
+            assert!(pairs.lag <= PAUSE + STEP * 4, "{apart:?}: {pairs:?}");
         }
     }
 

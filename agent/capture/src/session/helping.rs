@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CALM_LOOKS, Session};
+use super::Session;
 use crate::Error;
 use crate::checkpoint::{Bounds, Checkpoint, Extent, Mode, Need};
 use crate::live::{Backfill, Link, Published};
@@ -14,8 +14,7 @@ const LOCK_PAUSE: Duration = Duration::from_micros(50);
 
 impl Session {
     pub(super) fn need(&self, published: &Published) -> Option<Need> {
-        let quiet = self.quiet_looks >= CALM_LOOKS;
-        match self.bounds().need(self.extent(published), quiet) {
+        match self.bounds().need(self.extent(published), self.is_quiet()) {
             Need::Nothing => None,
             need => Some(need),
         }

@@ -1,8 +1,9 @@
 //! The hold, kept in line with what was read (see [`crate::hold`]).
 
 use super::reading::is_read;
-use super::{BUSY_STEPS, CHECKPOINT_PATIENCE, EBB_LOOKS, Session, TIMED_OUT_LOOKS};
+use super::{BUSY_STEPS, CALM_LOOKS, CHECKPOINT_PATIENCE, EBB_LOOKS, Session, TIMED_OUT_LOOKS};
 use crate::Error;
+use crate::cadence::Cadence;
 use crate::hold::Rest;
 use crate::live::Published;
 
@@ -109,6 +110,17 @@ impl Session {
     pub(super) fn release_brake(&mut self) -> Result<(), Error> {
         let released = self.hold.release_brake(self.live.shm());
         released.map_err(Error::io("lock the -shm of", &self.live))
+    }
+
+    /// Whether looks find nothing of it any more.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet_looks >= CALM_LOOKS || (self.quiet_looks > 0 && self.is_long_ago())
+    }
+
+    /// Whether the last step that found something was long ago.
+    pub(super) fn is_long_ago(&self) -> bool {
+        self.last_new
+            .is_some_and(|at| at.elapsed() >= Cadence::CALM)
     }
 
     pub(super) fn is_busy(&self) -> bool {

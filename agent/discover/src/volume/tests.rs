@@ -163,7 +163,7 @@ async fn who_writes_without_a_pause_is_told_of_now_and_then_and_after_the_last_w
             told += 1;
         }
     }
-    let most = begun.elapsed().div_duration_f64(TOUCH_REST) + 2.0;
+    let most = begun.elapsed().div_duration_f64(touches::REST) + 2.0;
     assert!(told >= 1 && f64::from(told) <= most, "{told} times");
     // What came after the last word is not forgotten.
     running.rest().await;

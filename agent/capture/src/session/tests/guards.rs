@@ -457,6 +457,49 @@ fn the_bytes_that_were_proven_are_the_bytes_that_are_captured() {
 }
 
 #[test]
+fn a_writer_that_paused_is_quiet_after_one_look() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    for _ in 0..=BUSY_STEPS {
+        app.insert(3);
+        session.step().unwrap();
+    }
+    assert!(session.hold.is_braked());
+    std::thread::sleep(Cadence::CALM);
+    assert_eq!(session.look().unwrap(), Look::Quiet);
+    assert!(session.is_quiet() && !session.is_busy() && !session.hold.is_braked());
+    // And one that pauses after each commit never is a busy one.
+    for _ in 0..=BUSY_STEPS {
+        std::thread::sleep(Cadence::CALM);
+        app.insert(3);
+        assert_eq!(session.look().unwrap(), Look::New);
+        session.step().unwrap();
+        assert!(!session.is_busy() && !session.is_quiet());
+    }
+    bench.capture(&mut session);
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
+fn what_is_committed_within_a_look_is_seen_by_it() {
+    let mut bench = Bench::new();
+    let mut app = App::plain(&bench.path());
+    let mut session = bench.session();
+    app.insert(3);
+    bench.capture(&mut session);
+    assert_eq!(session.look_for_work().unwrap(), Look::Quiet);
+    // After a look at what is published, and before the one at the locks.
+    app.insert(3);
+    assert_eq!(session.look_for_work().unwrap(), Look::New);
+    app.sql("BEGIN IMMEDIATE");
+    bench.capture(&mut session);
+    assert_eq!(session.look_for_work().unwrap(), Look::Uncommitted);
+    app.sql("COMMIT");
+    bench.assert_equal(session, &mut app);
+}
+
+#[test]
 fn a_checkpoint_that_has_the_writers_wait_is_let_through_at_once() {
     for mode in ["FULL", "RESTART", "TRUNCATE"] {
         let mut bench = Bench::new();
@@ -468,7 +511,7 @@ fn a_checkpoint_that_has_the_writers_wait_is_let_through_at_once() {
         }
         assert!(session.hold.is_braked(), "{mode}: a busy writer is braked");
         let mut other = App::open(&bench.path(), &["PRAGMA busy_timeout=5000"]);
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let done = std::thread::spawn(move || other.sql(&format!("PRAGMA wal_checkpoint({mode})")));
         while !done.is_finished() && begun.elapsed() < Duration::from_secs(10) {
             session.look().unwrap();
