@@ -12,12 +12,14 @@ use crate::{Plan, ReplicaFile, Store, StoreError};
 
 /// Files that stay open; of more, each piece is read through a descriptor of its own.
 const OPEN_FILES_MAX: usize = 128;
-/// All read buffers together.
-const BUFFERS_BYTES: usize = 8 * 1024 * 1024;
+/// All read buffers together: an agent under load has no more to spare.
+const BUFFERS_BYTES: usize = 2 * 1024 * 1024;
+/// The same of more files than stay open, where each piece costs an open.
+const BUFFERS_BYTES_UNOPENED: usize = 8 * 1024 * 1024;
 /// What a file's read buffer has at least, and what its index gets.
 const BUFFER_BYTES_MIN: usize = 4 * 1024;
 /// What a file's read buffer has at most.
-const BUFFER_BYTES_MAX: usize = 256 * 1024;
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// The pages of several files of a chain, each in its newest version, ascending: what the one file
 /// that replaces them holds.
@@ -85,7 +87,11 @@ impl<'s> Merge<'s> {
     /// Opens all files of a plan; [`Plan::of`] makes one for a compaction.
     pub fn open(store: &'s dyn Store, plan: &Plan) -> Result<Self, MergeError> {
         let count = plan.steps.len().max(1);
-        let buffer = (BUFFERS_BYTES / count).clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX);
+        let all = match count {
+            ..=OPEN_FILES_MAX => BUFFERS_BYTES,
+            _ => BUFFERS_BYTES_UNOPENED,
+        };
+        let buffer = (all / count).clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX);
         let keep = Keep {
             whole_bytes_max: buffer as u64,
             open: count <= OPEN_FILES_MAX,
