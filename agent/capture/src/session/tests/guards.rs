@@ -456,8 +456,8 @@ fn the_bytes_that_were_proven_are_the_bytes_that_are_captured() {
     bench.assert_equal(session, &mut app);
 }
 
-#[test]
-fn a_writer_that_paused_is_quiet_after_one_look() {
+/// A busy writer, whose checkpoints are braked.
+fn braked() -> (Bench, App, Session) {
     let mut bench = Bench::new();
     let mut app = App::plain(&bench.path());
     let mut session = bench.session();
@@ -466,6 +466,12 @@ fn a_writer_that_paused_is_quiet_after_one_look() {
         session.step().unwrap();
     }
     assert!(session.hold.is_braked());
+    (bench, app, session)
+}
+
+#[test]
+fn a_writer_that_paused_is_quiet_after_one_look() {
+    let (mut bench, mut app, mut session) = braked();
     std::thread::sleep(Cadence::CALM);
     assert_eq!(session.look().unwrap(), Look::Quiet);
     assert!(session.is_quiet() && !session.is_busy() && !session.hold.is_braked());
@@ -502,14 +508,7 @@ fn what_is_committed_within_a_look_is_seen_by_it() {
 #[test]
 fn a_checkpoint_that_has_the_writers_wait_is_let_through_at_once() {
     for mode in ["FULL", "RESTART", "TRUNCATE"] {
-        let mut bench = Bench::new();
-        let mut app = App::plain(&bench.path());
-        let mut session = bench.session();
-        for _ in 0..=BUSY_STEPS {
-            app.insert(3);
-            session.step().unwrap();
-        }
-        assert!(session.hold.is_braked(), "{mode}: a busy writer is braked");
+        let (mut bench, mut app, mut session) = braked();
         let mut other = App::open(&bench.path(), &["PRAGMA busy_timeout=5000"]);
         let begun = Instant::now();
         let done = std::thread::spawn(move || other.sql(&format!("PRAGMA wal_checkpoint({mode})")));
