@@ -42,13 +42,9 @@ pub fn facts(path: &Path) -> Result<Facts> {
     ensure!(&data[..4] == b"LTX1", "{}: no LTX file", path.display());
     let u32_at = |at: usize| u32::from_be_bytes(data[at..at + 4].try_into().unwrap_or_default());
     let u64_at = |at: usize| u64::from_be_bytes(data[at..at + 8].try_into().unwrap_or_default());
-    let end = data.len() - 24;
-    let index_bytes = usize::try_from(u64_at(end))?;
-    let index = end
-        .checked_sub(index_bytes)
-        .context("the index begins in the file")?;
+    let index = index(&data).context("the index begins in the file")?;
     // three varints a page, then one zero: every byte below 0x80 ends a varint
-    let varints = data[index..end].iter().filter(|byte| **byte < 0x80).count();
+    let varints = index.iter().filter(|byte| **byte < 0x80).count();
     ensure!(varints % 3 == 1, "{}: a broken index", path.display());
     Ok(Facts {
         path: path.into(),
@@ -111,12 +107,16 @@ pub fn damage(path: &Path) -> Result<()> {
     Ok(file.set_modified(time)?)
 }
 
-/// Where the middle one of a file's pages begins, by its index.
-fn middle_page(data: &[u8]) -> Option<usize> {
+/// The page index: before its size, which is before the two checksums.
+fn index(data: &[u8]) -> Option<&[u8]> {
     let end = data.len().checked_sub(24)?;
     let bytes = u64::from_be_bytes(data.get(end..end + 8)?.try_into().ok()?);
-    let index = data.get(end.checked_sub(usize::try_from(bytes).ok()?)?..end)?;
-    let numbers: Vec<u64> = index
+    data.get(end.checked_sub(usize::try_from(bytes).ok()?)?..end)
+}
+
+/// Where the middle one of a file's pages begins.
+fn middle_page(data: &[u8]) -> Option<usize> {
+    let numbers: Vec<u64> = index(data)?
         .split_inclusive(|byte| *byte < 0x80)
         .map(|varint| {
             let groups = varint.iter().rev();

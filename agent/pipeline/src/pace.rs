@@ -136,11 +136,12 @@ impl Pace {
 
     /// A look found nothing new; `pause` is what the session asks for while its writer is busy.
     pub(crate) fn quiet(&mut self, now: Instant, pause: Duration) {
-        let longest = match self.is_calm() {
-            false => LOOK_AGAIN_MAX,
-            // If it wrote again there would be a hint.
-            true if self.next_cut(now).is_some() => Duration::ZERO,
-            true => CALM_NEXT,
+        let longest = if !self.is_calm() {
+            LOOK_AGAIN_MAX
+        } else if self.next_cut(now).is_some() {
+            Duration::ZERO // should it write again before that there is a hint
+        } else {
+            CALM_NEXT
         };
         self.found_nothing(now, pause, longest);
     }

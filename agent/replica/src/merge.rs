@@ -87,14 +87,16 @@ impl<'s> Merge<'s> {
     /// Opens all files of a plan; [`Plan::of`] makes one for a compaction.
     pub fn open(store: &'s dyn Store, plan: &Plan) -> Result<Self, MergeError> {
         let count = plan.steps.len().max(1);
-        let all = match count {
-            ..=OPEN_FILES_MAX => BUFFERS_BYTES,
-            _ => BUFFERS_BYTES_UNOPENED,
+        let open = count <= OPEN_FILES_MAX;
+        let all = if open {
+            BUFFERS_BYTES
+        } else {
+            BUFFERS_BYTES_UNOPENED
         };
         let buffer = (all / count).clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX);
         let keep = Keep {
             whole_bytes_max: buffer as u64,
-            open: count <= OPEN_FILES_MAX,
+            open,
         };
         let mut inputs = Vec::with_capacity(count);
         for file in &plan.steps {
