@@ -190,6 +190,54 @@ fn when_nothing_has_the_pages_the_live_database_stands_in() {
     }
 }
 
+/// Nobody mends while no owner runs; whoever runs next knows what was found, and does not wait for the
+/// replica's turn to be read back, which is a day away.
+#[test]
+fn damage_that_is_found_while_no_owner_runs_is_mended_by_the_next() {
+    scenario("damage-noted", binaries(), |world| {
+        let port = free_port()?;
+        let start = || {
+            let options = AgentOptions::node("n1")
+                .flag("--levels", "10000h") // no step of it meets the damage
+                .flag("--metrics", &format!("127.0.0.1:{port}"));
+            world.agent_with(options)
+        };
+        let agent = start()?;
+        let workload = Workload::new(world.seed);
+        let scene = Scene::followed(world, &agent, "app", &workload)?;
+        let mut writer = workload.start(world, &scene.db, 0)?;
+        poll("some files", Duration::from_mins(2), || {
+            Ok((ltx::head(&scene.replica)? > 8).then_some(()))
+        })?;
+        writer.pause()?;
+        agent.ctl().sync(&scene.reference)?;
+        agent.kill()?;
+        let files = ltx::level(&scene.replica, 0)?;
+        let victim = files[files.len() / 2].clone();
+        let head = ltx::head(&scene.replica)?;
+        forget(world)?;
+        ltx::damage(&victim.path)?;
+        // Another node's agent is asked about it, and ends.
+        let other = world.agent_with(AgentOptions::node("n2"))?;
+        let verified = other.ctl().run(["verify", &scene.reference])?;
+        ensure!(verified.code != exit::DONE, "it was not seen");
+        other.kill()?;
+        let agent = start()?;
+        agent.ctl().wait_following(&scene.reference)?;
+        writer.resume()?;
+        poll("a fresh snapshot", Duration::from_mins(2), || {
+            let mut snapshots = ltx::level(&scene.replica, 9)?.into_iter();
+            Ok(snapshots.find(|file| file.min == 1 && file.max > head))
+        })?;
+        wait_whole(&agent, &scene, port)?;
+        writer.pause()?;
+        scene.prove_equal(world, &agent)?;
+        let noted = scene.replica.join(".sqlrep/doubt.json").exists();
+        ensure!(!noted, "it is whole, and said to be damaged");
+        Ok(())
+    });
+}
+
 #[test]
 fn a_replica_of_which_nothing_is_whole_is_made_anew_and_lives_on() {
     scenario("damage-all", binaries(), |world| {

@@ -14,7 +14,8 @@ use sqlrep_format::{Timestamp, TxidRange, ltx::Level};
 use sqlrep_replica::durable::Place;
 use sqlrep_replica::retain::Beside;
 use sqlrep_replica::{
-    DirStore, Listing, Manifest, Moved, Put, ReplicaFile, Store, StoreError, manifest, moved,
+    DirStore, Doubt, Listing, Manifest, Moved, Put, ReplicaFile, Store, StoreError, doubt,
+    manifest, moved,
 };
 
 use crate::error::{StageError, chain};
@@ -124,6 +125,32 @@ impl Remote {
     pub(crate) fn save_moved(&self, note: &Moved) -> Result<(), StageError> {
         self.calling(NfsOp::WriteNote, || moved::save(self.place(), note))
             .map_err(|error| self.manifest_error(&error))
+    }
+
+    /// The note that the replica was found damaged. One that cannot be read says so too.
+    pub(crate) fn load_doubt(&self, now: Timestamp) -> Option<Doubt> {
+        let found = self.calling(NfsOp::ReadNote, || doubt::load(self.place()));
+        found.unwrap_or_else(|error| Some(Doubt::new(&chain(&error), now)))
+    }
+
+    /// Leaves that note. It is best effort: what was found is found again when the replica's turn to
+    /// be read back comes, and a share that takes no note is no reason not to mend.
+    pub(crate) fn note_doubt(&self, reason: &str, now: Timestamp) {
+        let note = Doubt::new(reason, now);
+        let saved = self.calling(NfsOp::WriteNote, || doubt::save(self.place(), &note));
+        if let Err(error) = saved {
+            let error = self.manifest_error(&error);
+            tracing::warn!(err = %error.text(), "that the replica is damaged is not noted in it");
+        }
+    }
+
+    /// Takes it away; one that stays has the replica read back once more.
+    pub(crate) fn clear_doubt(&self) {
+        let cleared = self.calling(NfsOp::Remove, || doubt::clear(self.place()));
+        if let Err(error) = cleared {
+            let error = self.manifest_error(&error);
+            tracing::debug!(err = %error.text(), "the note that the replica is damaged stays");
+        }
     }
 
     fn manifest_error(&self, error: &dyn std::error::Error) -> StageError {

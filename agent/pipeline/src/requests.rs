@@ -23,6 +23,8 @@ use crate::home::Home;
 use crate::inspect::{self, Bench, Proof, Scratch, Subject};
 use crate::limits;
 use crate::remote::Remote;
+use crate::stage::capture::wall_now;
+use crate::stage::scrub::is_damage;
 
 /// One LTX file of a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,10 +175,17 @@ impl Fleet {
         };
         let place = home.clone();
         let verified = self.bulk(&home, move |_| {
-            let (store, _) = open(&place, &id, branch.as_deref())?;
+            let (store, main) = open(&place, &id, branch.as_deref())?;
             let subject = subject.and_then(Bench::subject);
             let copy = subject.as_ref().ok().map(Subject::copy);
             let verified = verify::verify_copying(store.as_ref(), point, &reading, copy);
+            if let Err(error) = &verified
+                && newest
+                && is_damage(error)
+            {
+                // For its owner, whoever that is by then: who asked has been told, and may end us.
+                main.note_doubt(&chain(error), wall_now());
+            }
             let verified = verified.map_err(|error| match error {
                 VerifyError::Plan(error) => CommandError::NotFound(chain(&error)),
                 VerifyError::Store(cause) | VerifyError::File { cause, .. } => {
@@ -199,7 +208,10 @@ impl Fleet {
         let check = inspect::check(whole).await;
         if newest && let Some((key, _)) = self.live_handle(database) {
             let board = &self.context.board;
-            board.update(&key, |row| row.replica.checked(verified.txid, &check));
+            board.update(&key, |row| {
+                row.replica.proven(verified.txid);
+                row.replica.checked(verified.txid, &check);
+            });
         }
         Ok(Proof { verified, check })
     }

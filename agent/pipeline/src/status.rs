@@ -114,6 +114,12 @@ pub struct ReplicaStatus {
 }
 
 impl ReplicaStatus {
+    /// The newest state was read back and found whole, by the agent or for a person.
+    pub(crate) fn proven(&mut self, txid: Txid) {
+        self.verified = Some((SystemTime::now(), txid));
+        self.damage = None;
+    }
+
     /// Takes in what SQLite says of a state.
     pub(crate) fn checked(&mut self, txid: Txid, check: &QuickCheck) {
         match check {

@@ -427,6 +427,16 @@ pub fn settle(fs: &dyn Fs, place: &Place, dir: &Dir, top: Option<&Path>) -> Resu
     Ok(())
 }
 
+/// Takes a name away; that there is none is as good.
+pub fn unlink_if_there(fs: &dyn Fs, dir: &Dir, name: &OsStr) -> Result<(), Failure> {
+    match fs.unlink(dir, name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::at("unlink", dir.path().join(name))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Removes a directory of ours with its files, at most `depth` directories deep. What somebody else
 /// put there, or an NFS server keeps for who has it open, stays; then so does the directory.
 pub fn remove_tree(fs: &dyn Fs, dir: &Dir, name: &OsStr, depth: u32) -> Result<(), Failure> {
@@ -441,12 +451,7 @@ pub fn remove_tree(fs: &dyn Fs, dir: &Dir, name: &OsStr, depth: u32) -> Result<(
             }
             continue;
         }
-        match fs.unlink(&tree, &entry) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Failure::at("unlink", tree.path().join(&entry))(error));
-            }
-            _ => {}
-        }
+        unlink_if_there(fs, &tree, &entry)?;
     }
     drop(tree);
     match fs.remove_dir(dir, name) {

@@ -3,6 +3,7 @@
 
 mod calendar;
 pub mod compact;
+pub mod doubt;
 pub mod durable;
 #[cfg(test)]
 mod faults;
@@ -25,6 +26,7 @@ pub mod testing;
 pub mod verify;
 
 pub use calendar::rfc3339;
+pub use doubt::Doubt;
 pub use layout::{DbId, IdError, LTX_DIR, META_DIR, file_path, level_dir, replicas_below};
 pub use manifest::{Manifest, ManifestError, Owner, OwnerState, Ownership};
 pub use merge::{Merge, MergeError};

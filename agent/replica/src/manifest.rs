@@ -260,18 +260,18 @@ pub(crate) fn encoded(path: PathBuf, content: &impl Serialize) -> Result<Vec<u8>
 }
 
 /// A [`Timestamp`] as a number of milliseconds.
-mod millis {
+pub(crate) mod millis {
     use super::{Deserialize, Deserializer, Serializer, Timestamp};
 
     #[expect(
         clippy::trivially_copy_pass_by_ref,
         reason = "the signature that serde calls"
     )]
-    pub(super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_i64(time.millis())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
         i64::deserialize(from).map(Timestamp::from_millis)
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use sqlrep_format::ltx::Level;
 use sqlrep_format::{Timestamp, Txid};
-use sqlrep_replica::{DbId, ReplicaFile};
+use sqlrep_replica::{DbId, Doubt, ReplicaFile, rfc3339};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -250,7 +250,10 @@ impl Database {
         }
         let upkeep = &mut self.tending.upkeep;
         match tended {
-            Tended::Listed(found) => upkeep.listed(found.listing, found.claims, found.prune_at),
+            Tended::Listed(found) => {
+                upkeep.listed(found.listing, found.claims, found.prune_at);
+                self.doubted(found.doubt, now);
+            }
             Tended::Wrote(file) => {
                 let (level, max) = (file.level, file.range.max());
                 upkeep.wrote(file);
@@ -267,10 +270,7 @@ impl Database {
                 upkeep.verified(now);
                 self.look_at(verified.txid, look);
                 tracing::debug!(db = %self.id, txid = %verified.txid, "the replica restores");
-                self.update_replica(|replica| {
-                    replica.verified = Some((SystemTime::now(), verified.txid));
-                    replica.damage = None;
-                });
+                self.update_replica(|replica| replica.proven(verified.txid));
             }
             Tended::Damaged(damage) => {
                 upkeep.verified(now);
@@ -327,6 +327,24 @@ impl Database {
             }
         }
         self.update_replica(|replica| replica.checked(txid, check));
+    }
+
+    /// The replica was found damaged, before this agent or beside it, and not mended: it is now.
+    fn doubted(&mut self, doubt: Option<Doubt>, now: Timestamp) {
+        let Some(Doubt { reason, found, .. }) = doubt else {
+            return;
+        };
+        let mut known = true;
+        self.update_replica(|replica| {
+            known = replica.damage.is_some();
+            let found = rfc3339(found);
+            let text = || format!("{reason} (found {found}); the replica is read back to mend it");
+            replica.damage.get_or_insert_with(text);
+        });
+        // What this agent has found, it is at.
+        if !known {
+            self.tending.upkeep.doubted(now);
+        }
     }
 
     /// Always said, mended or not.

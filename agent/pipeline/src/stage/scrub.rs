@@ -101,8 +101,11 @@ impl Tend {
             let copy = copy.map(Subject::copy);
             match verify_copying(&self.store, Point::Latest, &(), copy) {
                 Ok(verified) => match self.contradicted(&verified) {
-                    None => return Ok(self.proven(verified, subject)),
-                    Some(reason) => return self.overwrite(reason),
+                    None => {
+                        self.store.clear_doubt();
+                        return Ok(self.proven(verified, subject));
+                    }
+                    Some(reason) => return self.overwrite(reason, now),
                 },
                 Err(VerifyError::Plan(PlanError::Empty)) => return Ok(Tended::Nothing),
                 Err(VerifyError::Store(cause)) => return Err(cause.into()),
@@ -147,8 +150,12 @@ impl Tend {
     }
 
     /// Files that are whole and wrong: which of them says nothing. The live database stands in.
-    fn overwrite(&self, reason: String) -> Result<Tended, StageError> {
+    fn overwrite(&self, reason: String, now: Timestamp) -> Result<Tended, StageError> {
+        self.store.note_doubt(&reason, now);
         let renewed = self.renew()?;
+        if renewed.is_some() {
+            self.store.clear_doubt();
+        }
         Ok(Tended::Damaged(Damage {
             reason,
             renewed,
@@ -168,6 +175,7 @@ impl Tend {
         if let Some(stop) = self.stranger(&self.store.ranges(Level::L0)?) {
             return Ok(stop);
         }
+        self.store.note_doubt(&reason, now);
         let before = self.store.list()?;
         let mut mending = Mending {
             tend: self,
@@ -201,6 +209,7 @@ impl Tend {
             condemned.carry_out(&self.store, now)?;
             damage.aside = condemned.files().len();
             damage.lost = retain::lost(&before, &self.store.list()?);
+            self.store.clear_doubt();
         }
         Ok(Tended::Damaged(damage))
     }
@@ -220,6 +229,17 @@ impl Tend {
             Err(CompactError::Merge(_)) => Ok(None),
             Err(error) => Err(failed(error)),
         }
+    }
+}
+
+/// Whether it is the replica that is at fault, and not the moment or the caller.
+pub(crate) fn is_damage(error: &VerifyError) -> bool {
+    match error {
+        VerifyError::File { cause, .. } => !passes(cause),
+        VerifyError::Plan(error) => {
+            matches!(error, PlanError::Gap { .. } | PlanError::NoStart { .. })
+        }
+        _ => false,
     }
 }
 

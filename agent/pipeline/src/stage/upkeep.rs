@@ -11,7 +11,7 @@ use sqlrep_format::{Timestamp, Txid, TxidRange};
 use sqlrep_replica::Verified;
 use sqlrep_replica::owner::WriterId;
 use sqlrep_replica::retain::{self, Policy};
-use sqlrep_replica::{Listing, ReplicaFile, Store};
+use sqlrep_replica::{Doubt, Listing, ReplicaFile, Store};
 use sqlrep_spool::DatabaseSpool;
 
 use crate::clock::Jumps;
@@ -88,6 +88,8 @@ pub(crate) struct Listed {
     pub(crate) listing: Listing,
     /// The claims that its owners made.
     pub(crate) claims: Vec<Txid>,
+    /// That it was found damaged, by whomever, and not mended.
+    pub(crate) doubt: Option<Doubt>,
     /// When something beside the chain is old.
     pub(crate) prune_at: Option<Timestamp>,
     /// What time it is there, if that can be told.
@@ -150,6 +152,7 @@ impl Tend {
         Ok(Tended::Listed(Listed {
             listing: self.store.list()?,
             claims,
+            doubt: self.store.load_doubt(now),
             prune_at,
             there,
         }))

@@ -90,12 +90,7 @@ impl Beside {
             return Ok(());
         };
         for name in &self.damaged {
-            match fs.unlink(&dir, name) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(StoreError::io("unlink", dir.path().join(name))(error));
-                }
-                _ => {}
-            }
+            durable::unlink_if_there(fs, &dir, name)?;
         }
         Ok(())
     }

@@ -263,9 +263,11 @@ impl Life {
                 let Listed {
                     listing,
                     claims,
+                    doubt,
                     prune_at,
                     there,
                 } = found;
+                assert_eq!(doubt, None);
                 if let Some(reading) = self.reading {
                     self.upkeep.holds(listing.files(), reading);
                     if let Some(there) = there {
@@ -681,6 +683,15 @@ fn mended(life: &Life) -> Damage {
     }
 }
 
+/// What whoever looks at the replica next is told of damage.
+fn noted(life: &Life) -> Option<String> {
+    let now = Timestamp::from_millis(life.now);
+    match life.tend.run(Chore::List, now).unwrap() {
+        Tended::Listed(found) => found.doubt.map(|doubt| doubt.reason),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn verified(life: &Life) {
     let again = life
         .tend
@@ -770,6 +781,7 @@ fn a_damaged_file_is_mended_from_the_spool_and_said() {
     std::fs::remove_file(&path).unwrap();
     let found = mended(&life);
     assert_eq!((found.put_back, found.whole), (1, true), "{found:?}");
+    assert_eq!(noted(&life), None);
     verified(&life);
     assert_eq!(life.tend.store.list().unwrap(), life.tend.known);
 }
@@ -809,6 +821,8 @@ fn when_nothing_has_the_pages_the_live_database_stands_in_and_the_loss_is_said()
         "{}",
         found.text()
     );
+    // Whoever comes next is told, for this agent may end here.
+    assert_eq!(noted(&life), Some(found.reason));
 
     // What the live database holds comes as one more file, with every page.
     life.commit_all();
@@ -820,6 +834,7 @@ fn when_nothing_has_the_pages_the_live_database_stands_in_and_the_loss_is_said()
         "{found:?}"
     );
     let lost: Vec<u64> = found.lost.iter().map(|point| point.txid.get()).collect();
+    assert_eq!(noted(&life), None);
     assert_eq!(lost, [victim.range.max().get(), 5, 6], "{}", found.text());
     assert!(
         found.text().contains("3 kept points from TXID"),
@@ -837,6 +852,22 @@ fn when_nothing_has_the_pages_the_live_database_stands_in_and_the_loss_is_said()
     }
     life.check(30 * MINUTE);
     verified(&life);
+}
+
+#[test]
+fn a_doubt_that_proves_wrong_or_cannot_be_read_is_cleared() {
+    let mut life = grown(12);
+    let now = Timestamp::from_millis(life.now);
+    life.tend.store.note_doubt("somebody thought so", now);
+    assert_eq!(noted(&life).as_deref(), Some("somebody thought so"));
+    verified(&life);
+    assert_eq!(noted(&life), None);
+    let note = life.tend.store.dir().join(".sqlrep/doubt.json");
+    std::fs::write(note, "{").unwrap();
+    assert!(noted(&life).unwrap().contains("doubt.json"));
+    verified(&life);
+    assert_eq!(noted(&life), None);
+    life.check(1);
 }
 
 #[test]
