@@ -96,6 +96,8 @@ pub struct ReplicaStatus {
     pub damage: Option<String>,
     /// How often damage was found.
     pub damages: u64,
+    /// The same of the last time, whole since or not: for those who look now and then.
+    pub last_damage: Option<String>,
     /// Kept points that were lost with damaged files.
     pub lost_points: u64,
     /// When SQLite last looked at the database that the replica restores to, at which TXID, and
@@ -118,6 +120,14 @@ impl ReplicaStatus {
     pub(crate) fn proven(&mut self, txid: Txid) {
         self.verified = Some((SystemTime::now(), txid));
         self.damage = None;
+    }
+
+    /// Damage was found.
+    pub(crate) fn damaged(&mut self, text: String, lost_points: u64) {
+        self.damage = Some(text.clone());
+        self.last_damage = Some(text);
+        self.damages += 1;
+        self.lost_points += lost_points;
     }
 
     /// Takes in what SQLite says of a state.

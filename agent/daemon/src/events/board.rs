@@ -137,7 +137,7 @@ impl Row {
             notices.push(notice(row, Reason::HardLink, words(row)));
         }
         if old.is_none_or(|old| old.damages < self.damages)
-            && let Some(damage) = &row.replica.damage
+            && let Some(damage) = &row.replica.last_damage
         {
             let note = format!("the replica of {} is damaged: {damage}", row.id);
             notices.push(notice(row, Reason::ReplicaDamaged, note));
@@ -285,7 +285,9 @@ mod tests {
         let damaged = |times, now: bool| {
             let mut row = row(State::Following);
             row.replica.damages = times;
-            row.replica.damage = now.then(|| "a file is corrupt".to_owned());
+            let text = || "a file is corrupt".to_owned();
+            row.replica.last_damage = (times > 0).then(text);
+            row.replica.damage = now.then(text);
             row
         };
         let told = [Reason::ReplicaDamaged];
@@ -294,7 +296,8 @@ mod tests {
         assert_eq!(reasons(&mut seen, &damaged(1, true), false), []);
         assert_eq!(reasons(&mut seen, &damaged(2, true), false), told);
         assert_eq!(reasons(&mut seen, &damaged(2, false), false), []);
-        assert_eq!(reasons(&mut seen, &damaged(3, true), false), told);
+        // Also when it is whole again before anybody looked.
+        assert_eq!(reasons(&mut seen, &damaged(3, false), false), told);
     }
 
     #[test]

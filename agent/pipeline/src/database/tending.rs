@@ -351,11 +351,7 @@ impl Database {
     fn damaged(&mut self, damage: &Damage, now: Timestamp) {
         let (text, lost) = (damage.text(), damage.lost.len() as u64);
         tracing::error!(db = %self.id, err = %text, "the replica is damaged");
-        self.update_replica(|replica| {
-            replica.damage = Some(text);
-            replica.damages += 1;
-            replica.lost_points += lost;
-        });
+        self.update_replica(|replica| replica.damaged(text, lost));
         if damage.whole {
             self.tending.full = None;
         } else {
