@@ -19,7 +19,7 @@ use crate::fleet::Context;
 use crate::inspect::{self, QuickCheck};
 use crate::lane::stage;
 use crate::limits;
-use crate::stage::capture::{Capture, wall_now};
+use crate::stage::capture::wall_now;
 use crate::stage::scrub::Damage;
 use crate::stage::upkeep::{Look, Tend, Tended};
 use crate::upkeep::{Chore, Rhythm, Upkeep};
@@ -366,9 +366,11 @@ impl Database {
     fn ask_for_full(&mut self, now: Timestamp) {
         let asked = self.tending.full_asked;
         let lately = asked.is_some_and(|asked| asked.until(now) < limits::RENEW_PAUSE);
-        let asked = !lately && self.capture.as_ref().is_some_and(Capture::full);
-        if asked {
-            self.tending.full_asked = Some(now);
+        match self.capture.as_ref().filter(|_| !lately) {
+            Some(capture) if capture.full() => self.tending.full_asked = Some(now),
+            // Its thread has its hands full.
+            Some(_) => self.tending.upkeep.verify_later(now),
+            None => {}
         }
     }
 
