@@ -1,7 +1,9 @@
 //! A replica that goes bad: it is noticed, mended from whatever still has the pages, at last from the
 //! live database, and what is lost is said.
 
+use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -156,9 +158,11 @@ fn when_nothing_has_the_pages_the_live_database_stands_in() {
             let then = patient.state(world, sound)?;
             forget(world)?;
             ltx::damage(&victim.path)?;
-            // A person who looks finds it too, and the agent then looks at once.
+            // A person who looks finds it too, and the agent then looks at once; if it did not before.
             let verified = agent.ctl().run(["verify", &scene.reference])?;
-            ensure!(verified.code != exit::DONE, "it was not seen");
+            let seen = verified.code != exit::DONE;
+            let mended = patient.metric("sqlrep_replica_damages_total")? > 0.5;
+            ensure!(seen || mended, "it was not seen");
             writer.resume()?;
             let snapshot = poll("a fresh snapshot", Duration::from_mins(2), || {
                 let mut snapshots = ltx::level(&scene.replica, 9)?.into_iter();
@@ -258,13 +262,18 @@ fn a_replica_of_which_nothing_is_whole_is_made_anew_and_lives_on() {
                 && ltx::level(&scene.replica, 9)?.len() > 1)
                 .then_some(()))
         })?;
-        let mut damaged = 0;
+        agent.freeze()?; // what it mends meanwhile would be damaged again
+        let mut damaged = HashSet::new();
         for level in 0..=9 {
             for file in ltx::level(&scene.replica, level)? {
-                damaged += u32::from(ltx::damage(&file.path).is_ok()); // retention is at work
+                // The first file may be the first snapshot too, under another name.
+                if damaged.insert(fs::metadata(&file.path)?.ino()) {
+                    ltx::damage(&file.path)?;
+                }
             }
         }
-        say(&format!("{damaged} files were damaged"));
+        agent.resume()?;
+        say(&format!("{} files were damaged", damaged.len()));
         wait_whole(&agent, &scene, port)?;
         // And from then on it lives as ever: compacted, thinned out, read back.
         let snapshots = ltx::level(&scene.replica, 9)?;

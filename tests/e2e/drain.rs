@@ -75,6 +75,9 @@ fn nothing_of_a_vanished_pod_stays_open() {
         let whole = image::settled(&scene.db)?;
         scene.pod.delete()?;
         wait("every descriptor is closed", || Ok(open()? == 0))?;
+        wait("its end is shipped", || {
+            Ok(agent.ctl().row(&scene.reference)?.is_none())
+        })?;
         let out = fresh(world, "after");
         world.ctl().restore(&scene.replica, &out, &[])?.done()?;
         image::same("after the pod", &whole, &fs::read(out)?)
@@ -150,7 +153,12 @@ fn what_its_app_let_nobody_read_before_it_went_is_said() {
         let mut app = Sqlite::open(&scene.db)?;
         app.run("PRAGMA journal_mode = WAL; PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE t (x);")?;
         let agent = world.agent()?;
-        agent.ctl().wait_state(&scene.reference, "snapshotting")?;
+        // First it waits for the lock, and then it says so.
+        wait("it is locked out", || {
+            let row = agent.ctl().row(&scene.reference)?;
+            let state = row.map(|row| row.state()).unwrap_or_default();
+            Ok(state == "snapshotting" || state == "stalled")
+        })?;
         scene.pod.delete()?;
         wait("it is said", || Ok(agent.log()?.contains(SAID)))?;
         let log = agent.log()?;

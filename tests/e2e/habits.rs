@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sqlrep_tests::world::knob;
-use sqlrep_tests::{Sqlite, Workload, ltx, poll, say, scenario, wait};
+use sqlrep_tests::{Pod, PodOptions, Sqlite, Workload, ltx, poll, say, scenario, wait};
 
 use crate::binaries;
 use crate::scene::{Point, Scene};
@@ -111,7 +111,8 @@ fn a_reader_that_never_ends_holds_nothing_up() {
 fn a_page_that_is_corrupt_is_replicated_as_it_is() {
     scenario("habits-corrupt", binaries(), |world| {
         let agent = world.agent()?;
-        let scene = Scene::pod(world, "app")?;
+        let pod = Pod::prepare(world, PodOptions::app("app").ungated())?;
+        let scene = Scene::of(world, pod);
         Sqlite::once(
             &scene.db,
             "CREATE TABLE t (x); INSERT INTO t SELECT randomblob(3000) FROM generate_series(1, 50);",
@@ -122,6 +123,7 @@ fn a_page_that_is_corrupt_is_replicated_as_it_is() {
             *byte ^= 0x55;
         }
         fs::write(&scene.db, &bytes)?;
+        scene.pod.announce()?;
         agent.ctl().wait_following(&scene.reference)?;
         agent.ctl().sync(&scene.reference)?;
         for (who, restored) in scene.restore_all(world, &Point::Latest)? {

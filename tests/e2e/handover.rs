@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sqlrep_tests::world::knob;
-use sqlrep_tests::{Agent, Pod, PodOptions, Sqlite, Workload, World, ltx, pod, scenario};
+use sqlrep_tests::{
+    Agent, AgentOptions, Pod, PodOptions, Sqlite, Workload, World, ltx, pod, scenario,
+};
 
 use crate::binaries;
 use crate::race::{prove_branch, second_node};
@@ -68,6 +70,7 @@ fn an_agent_that_was_killed_while_it_shipped_comes_back_fenced() {
         let one = world.agent()?;
         let workload = Workload::new(world.seed);
         let old = Scene::followed(world, &one, "app", &workload)?;
+        old.prove_equal(world, &one)?; // the replica has begun, and names its owner
         let writer = workload.start(world, &old.db, 0)?;
         writer.wait_commits(world.dice(1).u64(50..400))?;
         one.kill()?;
@@ -87,6 +90,7 @@ fn an_agent_that_stood_still_goes_on_fenced() {
         let one = world.agent()?;
         let workload = Workload::new(world.seed);
         let old = Scene::followed(world, &one, "app", &workload)?;
+        old.prove_equal(world, &one)?; // the replica has begun, and names its owner
         let writer = workload.start(world, &old.db, 0)?;
         writer.wait_commits(world.dice(2).u64(50..400))?;
         one.freeze()?;
@@ -207,7 +211,8 @@ fn a_pod_that_goes_before_its_app_began_holds_nothing() {
 #[test]
 fn a_listing_that_ends_before_the_release_is_not_believed() {
     scenario("handover-behind", binaries(), |world| {
-        let one = world.agent()?;
+        // no level above holds what is hidden
+        let one = world.agent_with(AgentOptions::default().flag("--levels", "10000h"))?;
         let old = Scene::followed(world, &one, "app", &Workload::new(world.seed))?;
         Sqlite::once(&old.db, "UPDATE clock SET n = 41;")?;
         old.prove_equal(world, &one)?;
@@ -327,6 +332,9 @@ fn what_has_no_file_on_the_share_yet_is_waited_for() {
         let path = note.display().to_string();
         waits(&moved, &["node n1", "to release default/app/data,", &path])?;
         // What its agent knows of that outlives it.
+        let spool = world.path("state-n1/spool/default").join(&old.reference);
+        let end = spool.join(&old.pod.uid).join(".sqlrep/end.json");
+        sqlrep_tests::wait("its tail is in the spool", || Ok(end.exists()))?;
         one.kill()?;
         let _one = world.agent()?;
         waits(&moved, &["node n1"])?;

@@ -320,12 +320,13 @@ fn what_a_pod_took_with_it_unread_is_told_to_the_next_one() {
         Sqlite::once(&scene.db, "UPDATE clock SET n = 4711;")?;
         scene.pod.remove_data()?;
         api.delete("pods", "default", name(&scene.pod));
-        let _second = agent(world, &api)?;
+        let second = agent(world, &api)?;
         let next = pod(world, &api, PodOptions::app("app"))?;
         next.wait_ready()?;
         let said = "default/app/data/app.db: pod";
         wait_event(&api, &next, "UnreadEnd", said)?;
-        // told once
+        // told once: the end of this one is read
+        second.ctl().wait_following("app/data/app.db")?;
         delete(&api, &next)?;
         let last = pod(world, &api, PodOptions::app("app"))?;
         last.wait_ready()?;

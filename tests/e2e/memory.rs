@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use sqlrep_tests::process::output;
 use sqlrep_tests::wait::{PATIENCE, poll};
-use sqlrep_tests::{Pod, PodOptions, Workload, World, say, scenario};
+use sqlrep_tests::{Agent, Pod, PodOptions, Workload, World, say, scenario};
 
 use crate::binaries;
 use crate::scene::Scene;
@@ -49,7 +49,7 @@ fn names(dir: &Path) -> Result<BTreeSet<OsString>> {
 }
 
 /// A pod that is deleted while its app writes at full speed, up to the kill at the end of its grace.
-fn goes(world: &World, pod: Pod, workload: &Workload, least: u64) -> Result<u64> {
+fn goes(world: &World, agent: &Agent, pod: Pod, workload: &Workload, least: u64) -> Result<u64> {
     let tmpfs = Tmpfs::mount(&pod.volume("data"))?;
     pod.announce()?;
     pod.wait_ready()?;
@@ -63,6 +63,7 @@ fn goes(world: &World, pod: Pod, workload: &Workload, least: u64) -> Result<u64>
             "it starts with {have} commits; {least} were acknowledged"
         );
     }
+    agent.ctl().wait_following(&scene.reference)?;
     let writer = workload.start(world, &scene.db, 0)?;
     writer.wait_commits(100)?;
     scene.pod.mark_deleted()?;
@@ -89,7 +90,7 @@ fn a_memory_volume_is_let_go_of_and_nothing_is_lost() {
         return;
     }
     scenario("memory", binaries(), |world| {
-        let _agent = world.agent()?;
+        let agent = world.agent()?;
         let workload = Workload::new(world.seed);
         let options = PodOptions {
             memory: true,
@@ -98,7 +99,8 @@ fn a_memory_volume_is_let_go_of_and_nothing_is_lost() {
         let mut least = 0;
         for round in 0..3 {
             let pod = Pod::prepare(world, options.clone())?;
-            least = goes(world, pod, &workload, least).with_context(|| format!("pod {round}"))?;
+            least = goes(world, &agent, pod, &workload, least)
+                .with_context(|| format!("pod {round}"))?;
         }
         Ok(())
     });
@@ -118,7 +120,7 @@ fn nothing_is_put_where_memory_is_yet_to_be_mounted() {
             ..PodOptions::app("app")
         };
         let first = Pod::prepare(world, options.clone())?;
-        let least = goes(world, first, &workload, 0)?;
+        let least = goes(world, &agent, first, &workload, 0)?;
         // the kubelet makes the directory, and takes its time to mount
         let pod = Pod::start(world, options)?;
         poll("the gate says what it waits for", PATIENCE, || {
@@ -162,6 +164,7 @@ fn after_a_reboot_a_memory_volume_is_restored_into_the_same_pod() {
         let scene = Scene::of(world, pod);
         let workload = Workload::new(world.seed);
         workload.init(&scene.db)?;
+        agent.ctl().wait_following(&scene.reference)?;
         let writer = workload.start(world, &scene.db, 0)?;
         writer.wait_commits(100)?;
         let commits = writer.quit()?["commits"].as_u64();

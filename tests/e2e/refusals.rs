@@ -283,9 +283,13 @@ fn a_truncated_wal_loses_nothing_that_was_shipped() {
 #[test]
 fn a_replica_of_another_cluster_is_not_touched() {
     scenario("cluster", binaries(), |world| {
-        let agent = world.agent()?;
+        // no upkeep is under way when the pod ends
+        let agent = world.agent_with(AgentOptions::default().flag("--levels", "10000h"))?;
         let scene = Scene::followed(world, &agent, "app", &Workload::new(world.seed))?;
         scene.prove_equal(world, &agent)?;
+        wait("there is the first snapshot", || {
+            Ok(!ltx::level(&scene.replica, 9)?.is_empty())
+        })?;
         scene.pod.delete()?;
         let path = scene.replica.join(".sqlrep/manifest.json");
         let released = || -> Result<Value> { Ok(serde_json::from_slice(&fs::read(&path)?)?) };

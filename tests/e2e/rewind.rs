@@ -199,7 +199,7 @@ fn an_app_on_sqlalchemy_goes_on_after_a_rewind() {
             for _ in 0..3 {
                 let (_, made) = app.count()?;
                 wait("the app commits", || Ok(app.count()?.1 > made + 40))?;
-                let patient = "PRAGMA busy_timeout = 30000;";
+                let patient = "PRAGMA busy_timeout = 300000;"; // beside threads without pauses
                 Sqlite::once(&scene.db, &format!("{patient} CREATE TABLE mark (x);"))?;
                 rewind(&scene, &agent, then)?.done()?;
                 let marks = "SELECT count(*) FROM sqlite_master WHERE name = 'mark';";

@@ -32,7 +32,7 @@ fn two_apps_with_a_truncated_journal_on_small_pages() {
         page_size: 512,
         writers: 2,
         // two writers without pauses starve each other, also without us
-        timeout: 60,
+        timeout: 600,
         ..Workload::new(seed)
     });
 }
@@ -189,7 +189,8 @@ fn what_ships_is_what_changed() {
             agent.ctl().sync(&scene.reference)?;
             let (before, head) = (image::settled(&scene.db)?, ltx::head(&scene.replica)?);
             // one commit, made at once: there is one file of it
-            Sqlite::once(&scene.db, "UPDATE clock SET n = n + 1; ")?;
+            let update = "PRAGMA busy_timeout = 5000; UPDATE clock SET n = n + 1;";
+            Sqlite::once(&scene.db, update)?;
             agent.ctl().sync(&scene.reference)?;
             let after = image::settled(&scene.db)?;
             let size = image::page_size(&after)?;

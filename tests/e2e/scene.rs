@@ -77,11 +77,11 @@ impl Scene {
     /// Whether the replica has pages in the block encoding, which only newer peers write and read.
     fn holds_blocks(&self) -> Result<bool> {
         for level in 0..=9 {
-            for file in ltx::level(&self.replica, level)? {
-                // the flags of the first page: after the header and the page's number
-                if fs::read(&file.path)?.get(104..106) == Some(&[0, 1]) {
-                    return Ok(true);
-                }
+            if ltx::level(&self.replica, level)?
+                .iter()
+                .any(|file| file.blocks)
+            {
+                return Ok(true);
             }
         }
         Ok(false)

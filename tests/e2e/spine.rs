@@ -82,7 +82,10 @@ fn the_sqlite3_program_is_an_app_like_any_other() {
         for n in 0..20 {
             Sqlite::once(
                 &scene.db,
-                &format!("INSERT INTO t VALUES ({n}), (randomblob(3000));"),
+                // whoever opens it while another recovers its WAL-index waits, or is refused
+                &format!(
+                    "PRAGMA busy_timeout = 5000; INSERT INTO t VALUES ({n}), (randomblob(3000));"
+                ),
             )?;
         }
         agent.ctl().wait_following(&scene.reference)?;

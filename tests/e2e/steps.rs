@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sqlrep_tests::{Agent, Between, World, image, poll, say, scenario, wait};
+use sqlrep_tests::{Agent, AgentOptions, Between, World, image, poll, say, scenario, wait};
 
 use crate::binaries;
 use crate::rewind::{Large, rewind, settle};
@@ -29,13 +29,18 @@ fn a_rewind_without_a_wal_killed_before_any_word_is_done_or_not() {
     at_every_word("DELETE");
 }
 
+/// What it was stays a point for as long as this may take.
+fn options() -> AgentOptions {
+    AgentOptions::default().flag("--l0-retention", "10h")
+}
+
 fn at_every_word(journal: &str) {
     scenario(&format!("steps-{journal}"), binaries(), |world| {
         if std::env::var_os("SQLREP_AGENT_BIN").is_some() {
             say("steps: SKIPPED, nobody can stand between an agent that was given and its process");
             return Ok(());
         }
-        let mut agent = world.agent()?;
+        let mut agent = world.agent_with(options())?;
         let mut large = Large::with_pages(world, &agent, journal, 512)?;
         let between = Between::new(world)?;
         let mut words = Vec::new();
@@ -111,7 +116,9 @@ fn once(
     })?;
     if gone.is_some() {
         agent.ends()?;
-        *agent = world.agent()?;
+        // It is done, or not, once the process has ended too; that may be at its last write.
+        wait("the process ends", || Ok(!between.process_runs()?))?;
+        *agent = world.agent_with(options())?;
         agent.ctl().wait_following(&large.scene.reference)?;
     }
     between.stop_before(None)?;

@@ -98,7 +98,12 @@ pub(crate) fn peer_writes(
     replica: &Path,
 ) -> Result<u64> {
     let mut process = peer.replicate(world, db, replica)?;
-    let mut writer = workload.start(world, db, 0)?;
+    // Both open it at once: whoever comes while the other recovers its WAL-index waits.
+    let patient = Workload {
+        timeout: 30,
+        ..workload.clone()
+    };
+    let mut writer = patient.start(world, db, 0)?;
     let head = ltx::head(replica)?;
     writer.wait_commits(300)?;
     wait("the peer ships", || Ok(ltx::head(replica)? > head + 2))?;

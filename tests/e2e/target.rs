@@ -213,7 +213,7 @@ fn an_app_keeps_its_replica_in_a_volume_of_its_own() {
 #[test]
 fn the_volume_of_a_deleted_pod_is_held_until_its_tail_is_shipped() {
     mounting("target-drain", |world| {
-        let (_agent, nas) = (world.agent()?, share(world, "nas")?);
+        let (agent, nas) = (world.agent()?, share(world, "nas")?);
         let workload = Workload::new(world.seed);
         let mut least = 0;
         for round in 0..4 {
@@ -223,6 +223,7 @@ fn the_volume_of_a_deleted_pod_is_held_until_its_tail_is_shipped() {
             } else {
                 starts_with(&workload, &scene, least).with_context(|| format!("pod {round}"))?;
             }
+            agent.ctl().wait_following(&scene.reference)?;
             let writer = workload.start(world, &scene.db, 0)?;
             writer.wait_commits(200)?;
             scene.pod.mark_deleted()?;

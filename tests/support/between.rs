@@ -49,6 +49,14 @@ impl Between {
         fs::read_to_string(self.0.join("stopped")).ok()
     }
 
+    /// Whether the process that rewinds has not ended.
+    pub fn process_runs(&self) -> Result<bool> {
+        let pids = fs::read_to_string(self.0.join("pids"))?;
+        let process = pids.split_whitespace().next().context("a process id")?;
+        // of one that has ended and that nobody asked about yet nothing is left there
+        Ok(Path::new(&format!("/proc/{process}/exe")).exists())
+    }
+
     /// SIGKILL for the process that rewinds, and for whoever is between.
     pub fn kill(&self) -> Result<()> {
         let pids = fs::read_to_string(self.0.join("pids"))?;

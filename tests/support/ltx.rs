@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+/// How often a level is listed that files go from meanwhile.
+const LISTINGS_MAX: usize = 100;
+
 /// What one LTX file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -28,6 +31,8 @@ pub struct Facts {
     pub pages: u64,
     /// Size of the file.
     pub bytes: u64,
+    /// Whether its first page is in the block encoding.
+    pub blocks: bool,
 }
 
 /// Reads the facts of one file.
@@ -56,11 +61,30 @@ pub fn facts(path: &Path) -> Result<Facts> {
         node_id: u64_at(72),
         pages: u64::try_from(varints / 3)?,
         bytes: u64::try_from(data.len())?,
+        // the flags of the first page: after the header and the page's number
+        blocks: data[104..106] == [0, 1],
     })
 }
 
 /// The files of one level of a replica, by TXID. A level that is not there is empty.
+///
+/// Retention may be at work: where a file goes between being listed and being read, the level is listed
+/// again, for without that file it may be one that never was.
 pub fn level(replica: &Path, level: u8) -> Result<Vec<Facts>> {
+    let is_gone = |err: &anyhow::Error| {
+        let cause = err.root_cause().downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == ErrorKind::NotFound)
+    };
+    for _ in 0..LISTINGS_MAX {
+        match listed(replica, level) {
+            Err(err) if is_gone(&err) => {}
+            found => return found,
+        }
+    }
+    listed(replica, level)
+}
+
+fn listed(replica: &Path, level: u8) -> Result<Vec<Facts>> {
     let dir = replica.join("ltx").join(level.to_string());
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,

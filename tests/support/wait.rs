@@ -19,12 +19,14 @@ pub fn poll<T>(
 ) -> Result<T> {
     let deadline = Instant::now() + patience;
     loop {
+        // A machine that stood still since the last look owes one more.
+        let late = Instant::now() > deadline;
         let failure = match look() {
             Ok(Some(found)) => return Ok(found),
             Ok(None) => None,
             Err(err) => Some(err),
         };
-        if Instant::now() > deadline {
+        if late {
             let message = format!("waited {patience:?} in vain: {what}");
             match failure {
                 Some(err) => return Err(err).context(message),

@@ -49,7 +49,7 @@ def work(engine, stop, done, errors):
 
 
 def main():
-    engine = create_engine(f"sqlite:///{sys.argv[1]}", connect_args={"timeout": 30})
+    engine = create_engine(f"sqlite:///{sys.argv[1]}", connect_args={"timeout": 300})
     with engine.begin() as setup:
         setup.execute(text(f"PRAGMA journal_mode = {sys.argv[2]}"))
     Base.metadata.create_all(engine)

@@ -310,7 +310,8 @@ def main():
     parser.add_argument("--immutable", action="store_true")
     args = parser.parse_args()
     if args.verb == "init":
-        db = connect(args.db, args.timeout)
+        # setting up is not what is tested: a recovery of the WAL-index is waited for
+        db = connect(args.db, max(args.timeout, 30))
         create(db, args.page_size, args.writers, args.journal)
         db.close()
     else:
