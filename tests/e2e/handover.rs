@@ -26,6 +26,13 @@ fn manifest(scene: &Scene) -> Result<Value> {
     )?)
 }
 
+/// Waits until the first node's agent has read all that the app of a pod that ends has committed.
+fn wait_read(world: &World, scene: &Scene) -> Result<()> {
+    let spool = world.path("state-n1/spool/default").join(&scene.reference);
+    let end = spool.join(&scene.pod.uid).join(".sqlrep/end.json");
+    sqlrep_tests::wait("its tail is in the spool", || Ok(end.exists()))
+}
+
 /// The second node's pod waits, and says for whom; then a person says that the first is lost.
 fn take_over(world: &World, old: &Scene, options: PodOptions, two: &Agent) -> Result<Scene> {
     let waiting = Pod::start(world, options)?;
@@ -265,9 +272,7 @@ fn a_tail_in_the_spool_comes_before_the_next_pod_of_its_app() {
             let least = writer.kill()?;
             scene.pod.mark_deleted()?;
             scene.pod.remove_data()?;
-            let spool = world.path("state-n1/spool/default").join(&scene.reference);
-            let end = spool.join(&scene.pod.uid).join(".sqlrep/end.json");
-            sqlrep_tests::wait("its tail is in the spool", || Ok(end.exists()))?;
+            wait_read(world, &scene)?;
             agent.kill()?;
             pod::rename(&world.path("the-share"), &world.replicas())?;
             // The next agent hears of the next pod as soon as of anything; of the old one, every
@@ -332,9 +337,7 @@ fn what_has_no_file_on_the_share_yet_is_waited_for() {
         let path = note.display().to_string();
         waits(&moved, &["node n1", "to release default/app/data,", &path])?;
         // What its agent knows of that outlives it.
-        let spool = world.path("state-n1/spool/default").join(&old.reference);
-        let end = spool.join(&old.pod.uid).join(".sqlrep/end.json");
-        sqlrep_tests::wait("its tail is in the spool", || Ok(end.exists()))?;
+        wait_read(world, &old)?;
         one.kill()?;
         let _one = world.agent()?;
         waits(&moved, &["node n1"])?;
